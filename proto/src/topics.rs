@@ -1,0 +1,139 @@
+//! Names of MQTT and Kafka topics, and the headers of dead letters.
+
+use crate::DeviceId;
+
+/// One reading a record, keyed by device id.
+pub const READINGS: &str = "iot.events.sensor-readings";
+/// Payloads that are no valid reading.
+pub const READINGS_DLQ: &str = "iot.events.sensor-readings.dlq";
+/// Records that storage refused.
+pub const STORAGE_FAILURES: &str = "iot.events.storage-failures";
+
+/// Header names of dead letters, in both dead-letter topics.
+pub mod header {
+    /// A [`crate::Reason`] by name.
+    pub const REASON: &str = "penstock-reason";
+    /// What exactly was wrong, for people.
+    pub const DETAIL: &str = "penstock-detail";
+    /// The MQTT topic the payload was published to.
+    pub const MQTT_TOPIC: &str = "penstock-mqtt-topic";
+    /// The MQTT client identifier of the publisher.
+    pub const CLIENT_ID: &str = "penstock-client-id";
+    /// When the gateway received the payload: milliseconds since the Unix epoch, decimal.
+    pub const RECEIVED_AT: &str = "penstock-received-at";
+    /// The Kafka topic a refused record came from.
+    pub const SOURCE_TOPIC: &str = "penstock-source-topic";
+    /// The partition a refused record came from, decimal.
+    pub const SOURCE_PARTITION: &str = "penstock-source-partition";
+    /// The offset a refused record came from, decimal.
+    pub const SOURCE_OFFSET: &str = "penstock-source-offset";
+}
+
+/// What a Kafka topic must look like; created so where it is missing, checked where it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopicContract {
+    /// Name without the configured prefix.
+    pub name: &'static str,
+    /// Exact number of partitions.
+    pub partitions: u16,
+    /// How long records are kept, in days.
+    pub retention_days: u16,
+}
+
+/// The topics that the gateway and the writer use.
+pub const CONTRACTS: &[TopicContract] = &[
+    TopicContract {
+        name: READINGS,
+        partitions: 48,
+        retention_days: 7,
+    },
+    TopicContract {
+        name: READINGS_DLQ,
+        partitions: 6,
+        retention_days: 30,
+    },
+    TopicContract {
+        name: STORAGE_FAILURES,
+        partitions: 6,
+        retention_days: 30,
+    },
+];
+
+/// What may be done on an MQTT topic of the contract `devices/{device_id}/…`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MqttTopic {
+    /// `devices/{device_id}/readings`: the payload is one `SensorReading`.
+    Reading(DeviceId),
+    /// `devices/{device_id}/readings/batch`: the payload is a `ReadingBatch`.
+    Batch(DeviceId),
+}
+
+impl MqttTopic {
+    /// Parses a topic name that a device publishes to; `None` for every other topic.
+    pub fn parse(topic: &[u8]) -> Option<Self> {
+        let rest = topic.strip_prefix(b"devices/")?;
+        let (id, rest) = rest.split_at_checked(DeviceId::TEXT_BYTES)?;
+        let make = match rest {
+            b"/readings" => Self::Reading,
+            b"/readings/batch" => Self::Batch,
+            _ => return None,
+        };
+        DeviceId::parse(id).ok().map(make)
+    }
+
+    /// The device that the topic names.
+    pub const fn device(&self) -> DeviceId {
+        match self {
+            Self::Reading(device) | Self::Batch(device) => *device,
+        }
+    }
+}
+
+/// The topic to which `device` publishes single readings.
+pub fn readings_topic(device: DeviceId) -> String {
+    format!("devices/{device}/readings")
+}
+
+/// The topic to which `device` publishes batches.
+pub fn batch_topic(device: DeviceId) -> String {
+    format!("devices/{device}/readings/batch")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0a1b2c3d-0000-4000-8000-0123456789ab";
+
+    #[test]
+    fn the_two_publish_topics_parse_to_their_device() {
+        let device: DeviceId = ID.parse().unwrap();
+        assert_eq!(
+            MqttTopic::parse(readings_topic(device).as_bytes()),
+            Some(MqttTopic::Reading(device))
+        );
+        assert_eq!(
+            MqttTopic::parse(batch_topic(device).as_bytes()),
+            Some(MqttTopic::Batch(device))
+        );
+    }
+
+    #[test]
+    fn every_other_topic_is_none() {
+        for topic in [
+            String::new(),
+            "devices/".into(),
+            format!("devices/{ID}"),
+            format!("devices/{ID}/"),
+            format!("devices/{ID}/readings/"),
+            format!("devices/{ID}/readings/batch/x"),
+            format!("Devices/{ID}/readings"),
+            format!("/devices/{ID}/readings"),
+            format!("devices/{}/readings", ID.to_uppercase()),
+            "devices/not-a-uuid-of-thirty-six-characters/readings".into(),
+            "é/readings".into(),
+        ] {
+            assert_eq!(MqttTopic::parse(topic.as_bytes()), None, "{topic}");
+        }
+    }
+}
