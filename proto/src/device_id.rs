@@ -38,9 +38,7 @@ impl DeviceId {
         if text.len() != Self::TEXT_BYTES || text.iter().any(u8::is_ascii_uppercase) {
             return Err(ParseDeviceIdError);
         }
-        Uuid::try_parse_ascii(text)
-            .map(|uuid| Self(uuid.into_bytes()))
-            .map_err(|_| ParseDeviceIdError)
+        Uuid::try_parse_ascii(text).map(|uuid| Self(uuid.into_bytes())).map_err(|_| ParseDeviceIdError)
     }
 }
 

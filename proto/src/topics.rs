@@ -1,5 +1,7 @@
 //! Names of MQTT and Kafka topics, and the headers of dead letters.
 
+use std::fmt;
+
 use crate::DeviceId;
 
 /// One reading a record, keyed by device id.
@@ -38,24 +40,27 @@ pub struct TopicContract {
     pub partitions: u16,
     /// How long records are kept, in days.
     pub retention_days: u16,
+    /// Largest record in bytes, as Kafka counts a record batch (`max.message.bytes`).
+    pub record_bytes_max: u32,
 }
+
+/// Room for the largest MQTT packet and the headers of a dead letter.
+const DEAD_LETTER_BYTES_MAX: u32 = 4 * 1024 * 1024;
 
 /// The topics that the gateway and the writer use.
 pub const CONTRACTS: &[TopicContract] = &[
-    TopicContract {
-        name: READINGS,
-        partitions: 48,
-        retention_days: 7,
-    },
+    TopicContract { name: READINGS, partitions: 48, retention_days: 7, record_bytes_max: 1024 * 1024 },
     TopicContract {
         name: READINGS_DLQ,
         partitions: 6,
         retention_days: 30,
+        record_bytes_max: DEAD_LETTER_BYTES_MAX,
     },
     TopicContract {
         name: STORAGE_FAILURES,
         partitions: 6,
         retention_days: 30,
+        record_bytes_max: DEAD_LETTER_BYTES_MAX,
     },
 ];
 
@@ -89,14 +94,23 @@ impl MqttTopic {
     }
 }
 
+impl fmt::Display for MqttTopic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reading(device) => write!(f, "devices/{device}/readings"),
+            Self::Batch(device) => write!(f, "devices/{device}/readings/batch"),
+        }
+    }
+}
+
 /// The topic to which `device` publishes single readings.
 pub fn readings_topic(device: DeviceId) -> String {
-    format!("devices/{device}/readings")
+    MqttTopic::Reading(device).to_string()
 }
 
 /// The topic to which `device` publishes batches.
 pub fn batch_topic(device: DeviceId) -> String {
-    format!("devices/{device}/readings/batch")
+    MqttTopic::Batch(device).to_string()
 }
 
 #[cfg(test)]
@@ -108,14 +122,8 @@ mod tests {
     #[test]
     fn the_two_publish_topics_parse_to_their_device() {
         let device: DeviceId = ID.parse().unwrap();
-        assert_eq!(
-            MqttTopic::parse(readings_topic(device).as_bytes()),
-            Some(MqttTopic::Reading(device))
-        );
-        assert_eq!(
-            MqttTopic::parse(batch_topic(device).as_bytes()),
-            Some(MqttTopic::Batch(device))
-        );
+        assert_eq!(MqttTopic::parse(readings_topic(device).as_bytes()), Some(MqttTopic::Reading(device)));
+        assert_eq!(MqttTopic::parse(batch_topic(device).as_bytes()), Some(MqttTopic::Batch(device)));
     }
 
     #[test]

@@ -75,10 +75,7 @@ pub struct Invalid {
 impl Invalid {
     /// A refusal with its detail.
     pub fn new(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            reason,
-            detail: detail.into(),
-        }
+        Self { reason, detail: detail.into() }
     }
 }
 
@@ -99,11 +96,7 @@ pub fn check_reading<'a>(
     limits: &Limits,
 ) -> Result<ReadingView<'a>, Invalid> {
     if payload.len() > limits.reading_bytes_max {
-        let detail = format!(
-            "reading of {} bytes, at most {}",
-            payload.len(),
-            limits.reading_bytes_max
-        );
+        let detail = format!("reading of {} bytes, at most {}", payload.len(), limits.reading_bytes_max);
         return Err(Invalid::new(Reason::TooLarge, detail));
     }
     let reading = ReadingView::decode(payload)?;
@@ -162,18 +155,12 @@ fn check_metrics(reading: &ReadingView<'_>, limits: &Limits) -> Result<(), Inval
     }
     for (name, value) in reading.metrics() {
         if name.is_empty() || name.len() > limits.metric_name_bytes_max {
-            let detail = format!(
-                "a metric name has {} bytes, not 1 to {}",
-                name.len(),
-                limits.metric_name_bytes_max
-            );
+            let detail =
+                format!("a metric name has {} bytes, not 1 to {}", name.len(), limits.metric_name_bytes_max);
             return Err(Invalid::new(Reason::MetricNameLength, detail));
         }
         if !value.is_finite() {
-            return Err(Invalid::new(
-                Reason::NotFinite,
-                format!("metric {name:?} is {value}"),
-            ));
+            return Err(Invalid::new(Reason::NotFinite, format!("metric {name:?} is {value}")));
         }
     }
     Ok(())
@@ -213,13 +200,7 @@ mod tests {
     #[test]
     fn a_plain_reading_is_valid_and_so_is_an_empty_one_with_a_timestamp() {
         assert_eq!(verdict(|_| ()), Ok(()));
-        assert_eq!(
-            verdict(|r| *r = SensorReading {
-                timestamp: NOW_MS,
-                ..Default::default()
-            }),
-            Ok(())
-        );
+        assert_eq!(verdict(|r| *r = SensorReading { timestamp: NOW_MS, ..Default::default() }), Ok(()));
     }
 
     #[test]
@@ -233,68 +214,32 @@ mod tests {
     fn the_timestamp_window_includes_both_its_ends() {
         let limits = Limits::default();
         assert_eq!(verdict(|r| r.timestamp = NOW_MS - limits.past_ms), Ok(()));
-        assert_eq!(
-            verdict(|r| r.timestamp = NOW_MS - limits.past_ms - 1),
-            Err(Reason::TooOld)
-        );
+        assert_eq!(verdict(|r| r.timestamp = NOW_MS - limits.past_ms - 1), Err(Reason::TooOld));
         assert_eq!(verdict(|r| r.timestamp = NOW_MS + limits.future_ms), Ok(()));
-        assert_eq!(
-            verdict(|r| r.timestamp = NOW_MS + limits.future_ms + 1),
-            Err(Reason::InFuture)
-        );
+        assert_eq!(verdict(|r| r.timestamp = NOW_MS + limits.future_ms + 1), Err(Reason::InFuture));
         assert_eq!(verdict(|r| r.timestamp = i64::MIN), Err(Reason::TooOld));
         assert_eq!(verdict(|r| r.timestamp = i64::MAX), Err(Reason::InFuture));
     }
 
     #[test]
     fn measurements_are_finite_and_in_range() {
-        assert_eq!(
-            verdict(|r| r.temperature = Some(f32::NAN)),
-            Err(Reason::NotFinite)
-        );
-        assert_eq!(
-            verdict(|r| r.pressure = Some(f32::INFINITY)),
-            Err(Reason::NotFinite)
-        );
-        assert_eq!(
-            verdict(|r| r.humidity = Some(f32::NEG_INFINITY)),
-            Err(Reason::NotFinite)
-        );
+        assert_eq!(verdict(|r| r.temperature = Some(f32::NAN)), Err(Reason::NotFinite));
+        assert_eq!(verdict(|r| r.pressure = Some(f32::INFINITY)), Err(Reason::NotFinite));
+        assert_eq!(verdict(|r| r.humidity = Some(f32::NEG_INFINITY)), Err(Reason::NotFinite));
         assert_eq!(verdict(|r| r.humidity = Some(100.0)), Ok(()));
-        assert_eq!(
-            verdict(|r| r.humidity = Some(100.1)),
-            Err(Reason::HumidityOutOfRange)
-        );
-        assert_eq!(
-            verdict(|r| r.humidity = Some(-0.1)),
-            Err(Reason::HumidityOutOfRange)
-        );
+        assert_eq!(verdict(|r| r.humidity = Some(100.1)), Err(Reason::HumidityOutOfRange));
+        assert_eq!(verdict(|r| r.humidity = Some(-0.1)), Err(Reason::HumidityOutOfRange));
         assert_eq!(verdict(|r| r.battery_level = Some(0)), Ok(()));
-        assert_eq!(
-            verdict(|r| r.battery_level = Some(101)),
-            Err(Reason::BatteryOutOfRange)
-        );
-        assert_eq!(
-            verdict(|r| r.battery_level = Some(-1)),
-            Err(Reason::BatteryOutOfRange)
-        );
+        assert_eq!(verdict(|r| r.battery_level = Some(101)), Err(Reason::BatteryOutOfRange));
+        assert_eq!(verdict(|r| r.battery_level = Some(-1)), Err(Reason::BatteryOutOfRange));
     }
 
     #[test]
     fn metrics_are_few_named_and_finite() {
         assert_eq!(verdict(|r| r.metrics = [("x".repeat(64), 1.0)].into()), Ok(()));
-        assert_eq!(
-            verdict(|r| r.metrics = [("x".repeat(65), 1.0)].into()),
-            Err(Reason::MetricNameLength)
-        );
-        assert_eq!(
-            verdict(|r| r.metrics = [(String::new(), 1.0)].into()),
-            Err(Reason::MetricNameLength)
-        );
-        assert_eq!(
-            verdict(|r| r.metrics = [("x".into(), f64::NAN)].into()),
-            Err(Reason::NotFinite)
-        );
+        assert_eq!(verdict(|r| r.metrics = [("x".repeat(65), 1.0)].into()), Err(Reason::MetricNameLength));
+        assert_eq!(verdict(|r| r.metrics = [(String::new(), 1.0)].into()), Err(Reason::MetricNameLength));
+        assert_eq!(verdict(|r| r.metrics = [("x".into(), f64::NAN)].into()), Err(Reason::NotFinite));
         let many = |count: u32| (0..count).map(|i| (i.to_string(), 0.0)).collect();
         assert_eq!(verdict(|r| r.metrics = many(64)), Ok(()));
         assert_eq!(verdict(|r| r.metrics = many(65)), Err(Reason::TooManyMetrics));

@@ -65,11 +65,7 @@ impl<'a> Value<'a> {
     }
 
     const fn mismatch(&self, field: u32, expected: u8) -> DecodeError {
-        DecodeError::FieldType {
-            field,
-            found: self.wire_type(),
-            expected,
-        }
+        DecodeError::FieldType { field, found: self.wire_type(), expected }
     }
 
     const fn varint(self, field: u32) -> Result<u64, DecodeError> {
@@ -132,11 +128,7 @@ impl<'a> Fields<'a> {
                 return Ok(value);
             }
         }
-        Err(if self.rest.len() >= 10 {
-            DecodeError::VarintTooLong
-        } else {
-            DecodeError::Truncated
-        })
+        Err(if self.rest.len() >= 10 { DecodeError::VarintTooLong } else { DecodeError::Truncated })
     }
 
     #[inline]
@@ -221,10 +213,7 @@ impl<'a> ReadingView<'a> {
                 3 => view.temperature = Some(value.float(field)?),
                 4 => view.humidity = Some(value.float(field)?),
                 5 => view.pressure = Some(value.float(field)?),
-                #[allow(
-                    clippy::cast_possible_truncation,
-                    reason = "int32 is the low 32 bits of the varint"
-                )]
+                #[allow(clippy::cast_possible_truncation, reason = "int32 is the low 32 bits of the varint")]
                 6 => view.battery_level = Some((value.varint(field)? as u32).cast_signed()),
                 7 => view.sequence = value.varint(field)?,
                 8 => {
@@ -327,31 +316,16 @@ mod tests {
     fn same(view: &ReadingView<'_>, message: &SensorReading) -> Result<(), TestCaseError> {
         prop_assert_eq!(view.device_id, &message.device_id[..]);
         prop_assert_eq!(view.timestamp_ms, message.timestamp);
-        prop_assert_eq!(
-            view.temperature.map(f32::to_bits),
-            message.temperature.map(f32::to_bits)
-        );
-        prop_assert_eq!(
-            view.humidity.map(f32::to_bits),
-            message.humidity.map(f32::to_bits)
-        );
-        prop_assert_eq!(
-            view.pressure.map(f32::to_bits),
-            message.pressure.map(f32::to_bits)
-        );
+        prop_assert_eq!(view.temperature.map(f32::to_bits), message.temperature.map(f32::to_bits));
+        prop_assert_eq!(view.humidity.map(f32::to_bits), message.humidity.map(f32::to_bits));
+        prop_assert_eq!(view.pressure.map(f32::to_bits), message.pressure.map(f32::to_bits));
         prop_assert_eq!(view.battery_level, message.battery_level);
         prop_assert_eq!(view.sequence, message.sequence);
         // prost leaves -0.0 out of a map entry as if it were the default; adding 0.0 makes it the 0.0 that is read.
         let bits = |value: f64| (value + 0.0).to_bits();
-        let metrics: std::collections::BTreeMap<_, _> = view
-            .metrics()
-            .map(|(name, value)| (name.to_owned(), bits(value)))
-            .collect();
-        let expected = message
-            .metrics
-            .iter()
-            .map(|(name, value)| (name.clone(), bits(*value)))
-            .collect();
+        let metrics: std::collections::BTreeMap<_, _> =
+            view.metrics().map(|(name, value)| (name.to_owned(), bits(value))).collect();
+        let expected = message.metrics.iter().map(|(name, value)| (name.clone(), bits(*value))).collect();
         prop_assert_eq!(metrics, expected);
         Ok(())
     }
@@ -404,14 +378,7 @@ mod tests {
         // Field 2 (timestamp) as a fixed64.
         let bytes = [0x11, 0, 0, 0, 0, 0, 0, 0, 0];
         let error = ReadingView::decode(&bytes).unwrap_err();
-        assert_eq!(
-            error,
-            DecodeError::FieldType {
-                field: 2,
-                found: FIXED64,
-                expected: VARINT
-            }
-        );
+        assert_eq!(error, DecodeError::FieldType { field: 2, found: FIXED64, expected: VARINT });
     }
 
     #[test]
@@ -423,39 +390,17 @@ mod tests {
 
     #[test]
     fn a_message_that_ends_early_is_truncated() {
-        for bytes in [
-            &[0x10][..],
-            &[0x10, 0x80],
-            &[0x0a, 5, 1],
-            &[0x1d, 0, 0],
-            &[0x11, 1],
-        ] {
-            assert_eq!(
-                ReadingView::decode(bytes).unwrap_err(),
-                DecodeError::Truncated,
-                "{bytes:?}"
-            );
+        for bytes in [&[0x10][..], &[0x10, 0x80], &[0x0a, 5, 1], &[0x1d, 0, 0], &[0x11, 1]] {
+            assert_eq!(ReadingView::decode(bytes).unwrap_err(), DecodeError::Truncated, "{bytes:?}");
         }
     }
 
     #[test]
     fn field_numbers_varints_and_groups_have_limits() {
-        assert_eq!(
-            ReadingView::decode(&[0x00]).unwrap_err(),
-            DecodeError::FieldNumber
-        );
+        assert_eq!(ReadingView::decode(&[0x00]).unwrap_err(), DecodeError::FieldNumber);
         let long = [0x10, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02];
-        assert_eq!(
-            ReadingView::decode(&long).unwrap_err(),
-            DecodeError::VarintTooLong
-        );
+        assert_eq!(ReadingView::decode(&long).unwrap_err(), DecodeError::VarintTooLong);
         let error = ReadingView::decode(&[0x7b]).unwrap_err();
-        assert_eq!(
-            error,
-            DecodeError::WireType {
-                field: 15,
-                wire_type: 3
-            }
-        );
+        assert_eq!(error, DecodeError::WireType { field: 15, wire_type: 3 });
     }
 }

@@ -33,11 +33,7 @@ fn number(value: &Value) -> Option<f64> {
 
 fn same(found: Option<f64>, expected: &Value, what: &str) {
     // NaN is not equal to itself; its text is.
-    assert_eq!(
-        found.map(|v| v.to_string()),
-        number(expected).map(|v| v.to_string()),
-        "{what}"
-    );
+    assert_eq!(found.map(|v| v.to_string()), number(expected).map(|v| v.to_string()), "{what}");
 }
 
 #[test]
@@ -50,20 +46,12 @@ fn readings_of_another_implementation_read_the_same_in_place_and_by_prost() {
         let view = ReadingView::decode(&bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
         let device: String = view.device_id.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(device, expected["device_id"], "{name}");
-        assert_eq!(
-            view.timestamp_ms,
-            expected["timestamp"].as_i64().unwrap(),
-            "{name}"
-        );
+        assert_eq!(view.timestamp_ms, expected["timestamp"].as_i64().unwrap(), "{name}");
         assert_eq!(view.sequence.to_string(), expected["sequence"], "{name}");
         same(view.temperature.map(f64::from), &expected["temperature"], name);
         same(view.humidity.map(f64::from), &expected["humidity"], name);
         same(view.pressure.map(f64::from), &expected["pressure"], name);
-        assert_eq!(
-            view.battery_level.map(i64::from),
-            expected["battery_level"].as_i64(),
-            "{name}"
-        );
+        assert_eq!(view.battery_level.map(i64::from), expected["battery_level"].as_i64(), "{name}");
         let metrics: BTreeMap<_, _> = view.metrics().collect();
         let expected_metrics = expected["metrics"].as_object().unwrap();
         assert_eq!(metrics.len(), expected_metrics.len(), "{name}");
@@ -74,11 +62,7 @@ fn readings_of_another_implementation_read_the_same_in_place_and_by_prost() {
         let message = SensorReading::decode(&bytes[..]).unwrap();
         assert_eq!(message.device_id, view.device_id, "{name}");
         assert_eq!(message.timestamp, view.timestamp_ms, "{name}");
-        assert_eq!(
-            message.temperature.map(f32::to_bits),
-            view.temperature.map(f32::to_bits),
-            "{name}"
-        );
+        assert_eq!(message.temperature.map(f32::to_bits), view.temperature.map(f32::to_bits), "{name}");
         assert_eq!(message.battery_level, view.battery_level, "{name}");
         assert_eq!(message.sequence, view.sequence, "{name}");
         assert_eq!(message.metrics.len(), metrics.len(), "{name}");
@@ -89,11 +73,7 @@ fn readings_of_another_implementation_read_the_same_in_place_and_by_prost() {
 fn what_prost_writes_of_an_old_fleets_reading_is_what_the_fleet_wrote() {
     for name in ["old_fleet.bin", "old_fleet_sparse.bin", "zeroes_are_present.bin"] {
         let bytes = bytes(name);
-        assert_eq!(
-            SensorReading::decode(&bytes[..]).unwrap().encode_to_vec(),
-            bytes,
-            "{name}"
-        );
+        assert_eq!(SensorReading::decode(&bytes[..]).unwrap().encode_to_vec(), bytes, "{name}");
     }
 }
 

@@ -1,0 +1,13 @@
+//! What every role shares: configuration, telemetry, metrics, admin HTTP, shutdown and backoff.
+//!
+//! This crate knows no role and no protocol besides HTTP. Only [`telemetry::init`], [`shutdown::signals`] and
+//! [`config::environment`] touch what belongs to the whole process; everything else lives on its arguments.
+
+pub mod admin;
+pub mod backoff;
+pub mod config;
+pub mod metrics;
+pub mod shutdown;
+pub mod telemetry;
+
+pub use config::{Config, ConfigErrors, Loaded, Secret};
