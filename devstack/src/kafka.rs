@@ -1,0 +1,343 @@
+//! A real Kafka: one KRaft node, broker and controller, on 127.0.0.1. Never a cluster, never TLS.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::dist::kafka::KafkaDist;
+use crate::error::{Error, Result};
+use crate::ports::PortLease;
+use crate::probe;
+use crate::progress::Progress;
+use crate::server::{Launch, Server, Stopped};
+use crate::tools::JAVA;
+use crate::workdir::{self, WorkDir};
+use crate::{KAFKA_ENV, cache};
+
+const NAME: &str = "Kafka";
+/// Two processes may still meet on a port (a program that is not ours binds it between our look and Kafka's bind).
+const PORT_ATTEMPTS_MAX: u32 = 3;
+const BIND_FAILURE: &str = "Address already in use";
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// What the Java virtual machine is tuned for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Jvm {
+    /// A quick start and little CPU: the simple compiler only. For tests.
+    #[default]
+    QuickStart,
+    /// Java's defaults: costs more to warm up and then less per record. For measuring.
+    Throughput,
+}
+
+/// How to start a Kafka.
+#[derive(Debug, Clone)]
+pub struct KafkaOptions {
+    /// Directory for data, configuration and logs, kept afterwards. None: a temporary one, removed on drop.
+    pub dir: Option<PathBuf>,
+    /// Java heap, in MiB.
+    pub heap_mib: u32,
+    /// What the Java virtual machine is tuned for.
+    pub jvm: Jvm,
+    /// Broker properties that win over the devstack's.
+    pub properties: Vec<(String, String)>,
+    /// Receives what is being done.
+    pub progress: Progress,
+}
+
+impl Default for KafkaOptions {
+    fn default() -> Self {
+        Self {
+            dir: None,
+            heap_mib: 512,
+            jvm: Jvm::default(),
+            properties: Vec::new(),
+            progress: Progress::default(),
+        }
+    }
+}
+
+/// The two ports of a node.
+#[derive(Debug)]
+pub(crate) struct KafkaPorts {
+    pub(crate) broker: PortLease,
+    pub(crate) controller: PortLease,
+}
+
+impl KafkaPorts {
+    pub(crate) fn free() -> Result<Self> {
+        let locks = workdir::port_locks();
+        Ok(Self { broker: PortLease::free(&locks)?, controller: PortLease::free(&locks)? })
+    }
+}
+
+/// A Kafka: a child process which is killed when the last clone of this handle is dropped or this process ends,
+/// or one of the user's ([`KAFKA_ENV`]), which is never touched. Methods block: from async code call them in
+/// `tokio::task::spawn_blocking`, with a clone.
+#[derive(Debug, Clone)]
+pub struct Kafka(Arc<Inner>);
+
+#[derive(Debug)]
+enum Inner {
+    // The server comes first: it is killed before its directory is removed and its ports are given back.
+    Ours { server: Box<Server>, ports: KafkaPorts, dir: WorkDir },
+    External { brokers: String },
+}
+
+impl Kafka {
+    /// Starts a Kafka on free ports and waits until it is ready; or takes the one named by [`KAFKA_ENV`].
+    ///
+    /// # Errors
+    /// If it cannot be fetched, started, or does not get ready; the text has the end of its log.
+    pub fn start(options: &KafkaOptions) -> Result<Self> {
+        match std::env::var(KAFKA_ENV) {
+            Ok(brokers) if !brokers.is_empty() => Self::external(brokers),
+            _ => Self::start_own(options),
+        }
+    }
+
+    /// A Kafka of the user's, at `host:port[,host:port...]`. It must answer; it is never signalled.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub fn external(brokers: impl Into<String>) -> Result<Self> {
+        let brokers = brokers.into();
+        probe::kafka(&brokers).map_err(|why| Error::Config {
+            what: KAFKA_ENV,
+            value: brokers.clone(),
+            why,
+        })?;
+        Ok(Self(Arc::new(Inner::External { brokers })))
+    }
+
+    fn start_own(options: &KafkaOptions) -> Result<Self> {
+        let dist = KafkaDist::fetch(&cache::cache_dir(), &options.progress)?;
+        let mut attempt = 1;
+        loop {
+            let dir = match &options.dir {
+                Some(dir) => WorkDir::kept(dir)?,
+                None => WorkDir::temporary()?,
+            };
+            let ports = KafkaPorts::free()?;
+            match Server::start(launch(&dist, dir.path(), &ports, options)?) {
+                Ok(server) => {
+                    return Ok(Self(Arc::new(Inner::Ours { server: Box::new(server), ports, dir })));
+                }
+                Err(Error::Exited { log, .. })
+                    if log.contains(BIND_FAILURE) && attempt < PORT_ATTEMPTS_MAX =>
+                {
+                    options.progress.say("Kafka met a taken port; trying others");
+                    attempt += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// `host:port` for `bootstrap.servers`.
+    #[must_use]
+    pub fn brokers(&self) -> String {
+        match &*self.0 {
+            Inner::Ours { ports, .. } => format!("127.0.0.1:{}", ports.broker.port()),
+            Inner::External { brokers } => brokers.clone(),
+        }
+    }
+
+    /// Process id; none if it does not run or is the user's.
+    #[must_use]
+    pub fn pid(&self) -> Option<i32> {
+        self.server("ask for").ok().and_then(Server::pid)
+    }
+
+    /// Whether the process runs (paused counts). For the user's: whether it answers.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        match &*self.0 {
+            Inner::Ours { server, .. } => server.is_running(),
+            Inner::External { brokers } => probe::kafka(brokers).is_ok(),
+        }
+    }
+
+    /// Directory of data, configuration and log; none if it is the user's.
+    #[must_use]
+    pub fn dir(&self) -> Option<&Path> {
+        match &*self.0 {
+            Inner::Ours { dir, .. } => Some(dir.path()),
+            Inner::External { .. } => None,
+        }
+    }
+
+    /// The last `lines` lines of what it printed and of its log; empty if it is the user's.
+    #[must_use]
+    pub fn log_tail(&self, lines: usize) -> String {
+        self.server("read").map(|server| server.launch().log_tail(lines)).unwrap_or_default()
+    }
+
+    /// SIGKILL. When this returns the process is gone; its data stays for [`Kafka::restart`].
+    ///
+    /// # Errors
+    /// [`Error::NotOurs`], [`Error::NotRunning`].
+    pub fn kill_9(&self) -> Result<()> {
+        self.server("kill")?.kill_9()
+    }
+
+    /// SIGSTOP. When this returns the process has stopped: connections stay open and nothing answers.
+    ///
+    /// # Errors
+    /// [`Error::NotOurs`], [`Error::NotRunning`], [`Error::Signal`].
+    pub fn pause(&self) -> Result<()> {
+        self.server("pause")?.pause()
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// [`Error::NotOurs`], [`Error::NotRunning`], [`Error::Signal`].
+    pub fn resume(&self) -> Result<()> {
+        self.server("resume")?.resume()
+    }
+
+    /// SIGTERM, and SIGKILL if it still runs after 20 s.
+    ///
+    /// # Errors
+    /// [`Error::NotOurs`].
+    pub fn stop(&self) -> Result<Stopped> {
+        Ok(self.server("stop")?.stop(STOP_LIMIT))
+    }
+
+    /// Starts it again on the same ports and data, and waits until it is ready; one that runs is stopped first.
+    ///
+    /// # Errors
+    /// [`Error::NotOurs`], or as [`Kafka::start`].
+    pub fn restart(&self) -> Result<()> {
+        self.server("restart")?.restart(STOP_LIMIT)
+    }
+
+    fn server(&self, operation: &'static str) -> Result<&Server> {
+        match &*self.0 {
+            Inner::Ours { server, .. } => Ok(server),
+            Inner::External { .. } => Err(Error::NotOurs { server: NAME, operation, given_by: KAFKA_ENV }),
+        }
+    }
+}
+
+/// Writes configuration into `dir` (data of an earlier run stays) and says how to start.
+pub(crate) fn launch(
+    dist: &KafkaDist,
+    dir: &Path,
+    ports: &KafkaPorts,
+    options: &KafkaOptions,
+) -> Result<Launch> {
+    let data = dir.join("data");
+    if !data.join("meta.properties").exists() {
+        dist.copy_formatted(&data)?;
+    }
+    let (properties_file, log4j_file) = (dir.join("server.properties"), dir.join("log4j2.xml"));
+    let (broker, controller) = (ports.broker.port(), ports.controller.port());
+    write(&properties_file, &properties(broker, controller, &data, &options.properties))?;
+    let log = dir.join("kafka.log");
+    write(&log4j_file, &log4j(&log))?;
+    let mut args = vec![format!("-Xmx{}m", options.heap_mib), "-Xms64m".to_owned()];
+    if options.jvm == Jvm::QuickStart {
+        args.extend(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"].map(String::from));
+    }
+    args.extend([
+        "-Djava.awt.headless=true".to_owned(),
+        format!("-Dlog4j2.configurationFile={}", log4j_file.display()),
+        "-cp".to_owned(),
+        dist.class_path(),
+        "kafka.Kafka".to_owned(),
+        properties_file.display().to_string(),
+    ]);
+    let brokers = format!("127.0.0.1:{broker}");
+    Ok(Launch {
+        name: NAME,
+        program: JAVA.find()?,
+        args: args.into_iter().map(Into::into).collect(),
+        dir: dir.to_path_buf(),
+        output: dir.join("kafka.out"),
+        log,
+        port: broker,
+        probe: Box::new(move || probe::kafka(&brokers)),
+    })
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).map_err(Error::io("write", path))
+}
+
+/// `server.properties`: the last of two lines with one key wins, so the user's come last.
+fn properties(broker: u16, controller: u16, data: &Path, more: &[(String, String)]) -> String {
+    let ours = [
+        ("process.roles", "broker,controller".to_owned()),
+        ("node.id", "1".to_owned()),
+        ("controller.quorum.voters", format!("1@127.0.0.1:{controller}")),
+        ("listeners", format!("PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}")),
+        ("advertised.listeners", format!("PLAINTEXT://127.0.0.1:{broker}")),
+        ("controller.listener.names", "CONTROLLER".to_owned()),
+        ("inter.broker.listener.name", "PLAINTEXT".to_owned()),
+        ("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned()),
+        ("log.dirs", data.display().to_string()),
+    ];
+    let tuned = TUNING.iter().map(|(key, value)| (*key, (*value).to_owned()));
+    let more = more.iter().map(|(key, value)| (key.as_str(), value.clone()));
+    ours.into_iter().chain(tuned).chain(more).map(|(key, value)| format!("{key}={value}\n")).collect()
+}
+
+/// Small, and quick to start. Replication is 1 because there is one node.
+const TUNING: &[(&str, &str)] = &[
+    ("auto.create.topics.enable", "false"),
+    ("num.partitions", "1"),
+    ("offsets.topic.num.partitions", "4"),
+    ("offsets.topic.replication.factor", "1"),
+    ("transaction.state.log.num.partitions", "4"),
+    ("transaction.state.log.replication.factor", "1"),
+    ("transaction.state.log.min.isr", "1"),
+    ("share.coordinator.state.topic.num.partitions", "4"),
+    ("share.coordinator.state.topic.replication.factor", "1"),
+    ("share.coordinator.state.topic.min.isr", "1"),
+    ("group.initial.rebalance.delay.ms", "0"),
+    // Writers' sessions may be as short as tests want them.
+    ("group.min.session.timeout.ms", "1000"),
+    // After kill -9 a broker may only register again when the session of its former self has run out.
+    ("broker.session.timeout.ms", "4000"),
+    ("broker.heartbeat.interval.ms", "500"),
+    ("metadata.max.idle.interval.ms", "5000"),
+    // The default (128 MB) is a quarter of our heap.
+    ("log.cleaner.dedupe.buffer.size", "8388608"),
+    ("log.segment.delete.delay.ms", "1000"),
+];
+
+fn log4j(log: &Path) -> String {
+    let log = log.display();
+    format!(
+        r#"<Configuration status="warn">
+  <Appenders>
+    <RollingFile name="F" fileName="{log}" filePattern="{log}.%i">
+      <PatternLayout pattern="%d{{ISO8601}} %p %m (%c)%n"/>
+      <Policies><SizeBasedTriggeringPolicy size="16 MB"/></Policies>
+      <DefaultRolloverStrategy max="2"/>
+    </RollingFile>
+  </Appenders>
+  <Loggers>
+    <Logger name="org.apache.kafka.common.config.AbstractConfig" level="warn"/>
+    <Root level="info"><AppenderRef ref="F"/></Root>
+  </Loggers>
+</Configuration>
+"#
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_users_properties_come_last_and_so_win() {
+        let more = [("num.partitions".to_owned(), "7".to_owned())];
+        let text = properties(1, 2, Path::new("/data"), &more);
+        assert!(text.ends_with("num.partitions=7\n"), "{text}");
+        assert!(text.contains("controller.quorum.voters=1@127.0.0.1:2\n"));
+    }
+}
