@@ -247,16 +247,16 @@ impl<'a> ReadingView<'a> {
 }
 
 fn metric_entry(entry: &[u8]) -> Result<(&str, f64), DecodeError> {
-    let (mut name, mut number) = (&[][..], 0.0);
+    let (mut name, mut number) = ("", 0.0);
     let mut fields = Fields::new(entry);
     while let Some((field, value)) = fields.next()? {
         match field {
-            1 => name = value.bytes(field)?,
+            // Checked each time, like every protobuf decoder does, though only the last one counts.
+            1 => name = std::str::from_utf8(value.bytes(field)?).map_err(|_| DecodeError::MetricNameUtf8)?,
             2 => number = value.double(field)?,
             _ => {}
         }
     }
-    let name = std::str::from_utf8(name).map_err(|_| DecodeError::MetricNameUtf8)?;
     Ok((name, number))
 }
 
