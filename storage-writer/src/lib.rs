@@ -1,0 +1,14 @@
+//! Kafka -> ClickHouse: readings become rows, in few large inserts, and offsets are committed behind them.
+
+pub mod admit;
+pub mod batch;
+pub mod clickhouse;
+pub mod insert;
+pub mod metrics;
+pub mod migrations;
+pub mod native;
+pub mod offsets;
+mod writer;
+
+pub use metrics::Metrics;
+pub use writer::{WriterError, run};

@@ -1,0 +1,286 @@
+//! What the writer counts: `penstock_writer_*`.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use penstock_proto::Reason;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::clickhouse::CallError;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureLabels {
+    class: &'static str,
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PartitionLabels {
+    partition: i32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RebalanceLabels {
+    event: &'static str,
+}
+
+/// The writer's metrics. Clones share the same numbers.
+#[derive(Clone, Debug)]
+pub struct Metrics(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    rows: Counter,
+    batches: Counter,
+    bytes: Counter,
+    insert_seconds: Histogram,
+    insert_failures: Family<FailureLabels, Counter>,
+    insert_retries: Counter,
+    storage_failures: Family<ReasonLabels, Counter>,
+    storage_failure_retries: Counter,
+    records_skipped: Counter,
+    commits: Counter,
+    commit_failures: Counter,
+    rebalances: Family<RebalanceLabels, Counter>,
+    lag: Family<PartitionLabels, Gauge>,
+    paused: Gauge,
+    buffered_bytes: Gauge<i64>,
+    clickhouse_up: Gauge,
+    /// What was counted of the consumer's own counts already.
+    commits_seen: AtomicU64,
+}
+
+impl Metrics {
+    /// Registers them.
+    pub fn register(registry: &mut Registry) -> Self {
+        // 1 ms to 33 s.
+        let seconds = (0..16).map(|power| 0.001 * f64::from(1u32 << power));
+        let inner = Inner {
+            rows: Counter::default(),
+            batches: Counter::default(),
+            bytes: Counter::default(),
+            insert_seconds: Histogram::new(seconds),
+            insert_failures: Family::default(),
+            insert_retries: Counter::default(),
+            storage_failures: Family::default(),
+            storage_failure_retries: Counter::default(),
+            records_skipped: Counter::default(),
+            commits: Counter::default(),
+            commit_failures: Counter::default(),
+            rebalances: Family::default(),
+            lag: Family::default(),
+            paused: Gauge::default(),
+            buffered_bytes: Gauge::default(),
+            clickhouse_up: Gauge::default(),
+            commits_seen: AtomicU64::new(0),
+        };
+        inner.register(registry.sub_registry_with_prefix("penstock_writer"));
+        Self(Arc::new(inner))
+    }
+
+    /// A block was stored.
+    pub(crate) fn stored(&self, rows: usize, bytes: usize) {
+        self.0.rows.inc_by(rows as u64);
+        self.0.bytes.inc_by(bytes as u64);
+        self.0.batches.inc();
+    }
+
+    /// An attempt to insert has ended, well or not.
+    pub(crate) fn insert_took(&self, seconds: f64) {
+        self.0.insert_seconds.observe(seconds);
+    }
+
+    /// An attempt to insert failed.
+    pub(crate) fn insert_failed(&self, error: &CallError) {
+        let labels = FailureLabels { class: error.class().name(), kind: error.kind() };
+        self.0.insert_failures.get_or_create(&labels).inc();
+    }
+
+    /// An insert is tried again.
+    pub(crate) fn insert_retried(&self) {
+        self.0.insert_retries.inc();
+    }
+
+    /// A record is in the storage-failures topic.
+    pub(crate) fn storage_failure(&self, reason: Reason) {
+        self.0.storage_failures.get_or_create(&ReasonLabels { reason: reason.name() }).inc();
+    }
+
+    /// A record is sent to the storage-failures topic again.
+    pub(crate) fn storage_failure_retried(&self) {
+        self.0.storage_failure_retries.inc();
+    }
+
+    /// Records came that were read before, or whose partition is not this writer's.
+    pub(crate) fn skipped(&self, records: u64) {
+        self.0.records_skipped.inc_by(records);
+    }
+
+    /// What the consumer has counted so far.
+    pub(crate) fn commits(&self, done: u64, failed: u64) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let seen = self.0.commits_seen.swap(done, Relaxed);
+        self.0.commits.inc_by(done.saturating_sub(seen));
+        let seen = self.0.commit_failures.get();
+        self.0.commit_failures.inc_by(failed.saturating_sub(seen));
+    }
+
+    /// Partitions came or went.
+    pub(crate) fn rebalanced(&self, event: &'static str) {
+        self.0.rebalances.get_or_create(&RebalanceLabels { event }).inc();
+    }
+
+    /// Records of a partition that are not stored yet.
+    pub(crate) fn lag(&self, partition: i32, records: i64) {
+        self.0.lag.get_or_create(&PartitionLabels { partition }).set(records);
+    }
+
+    /// A partition is not this writer's any more.
+    pub(crate) fn lag_gone(&self, partition: i32) {
+        self.0.lag.remove(&PartitionLabels { partition });
+    }
+
+    /// Whether partitions are paused because inserts are behind.
+    pub(crate) fn paused(&self, paused: bool) {
+        self.0.paused.set(i64::from(paused));
+    }
+
+    /// Bytes of rows that are not stored yet.
+    pub(crate) fn buffered_bytes(&self, bytes: usize) {
+        self.0.buffered_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Whether ClickHouse took the last insert.
+    pub(crate) fn clickhouse_up(&self, up: bool) {
+        self.0.clickhouse_up.set(i64::from(up));
+    }
+
+    /// Rows stored so far.
+    pub fn rows(&self) -> u64 {
+        self.0.rows.get()
+    }
+
+    /// Blocks stored so far.
+    pub fn batches(&self) -> u64 {
+        self.0.batches.get()
+    }
+
+    /// Bytes of rows that are not stored yet, now.
+    pub fn buffered_bytes_now(&self) -> i64 {
+        self.0.buffered_bytes.get()
+    }
+
+    /// Whether partitions are paused now.
+    pub fn is_paused(&self) -> bool {
+        self.0.paused.get() != 0
+    }
+}
+
+impl Inner {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("rows", "Rows stored in ClickHouse", self.rows.clone());
+        registry.register("batches", "Blocks stored in ClickHouse", self.batches.clone());
+        registry.register_with_unit(
+            "insert",
+            "Size of blocks stored in ClickHouse",
+            Unit::Bytes,
+            self.bytes.clone(),
+        );
+        registry.register_with_unit(
+            "insert_attempt",
+            "How long attempts to insert took, failed ones included",
+            Unit::Seconds,
+            self.insert_seconds.clone(),
+        );
+        registry.register(
+            "insert_failures",
+            "Attempts to insert that failed, by class (transient, permanent, unknown) and ClickHouse's name of the error",
+            self.insert_failures.clone(),
+        );
+        registry.register("insert_retries", "Inserts that were tried again", self.insert_retries.clone());
+        registry.register(
+            "storage_failures",
+            "Records that could not become rows and are in the storage-failures topic, by reason",
+            self.storage_failures.clone(),
+        );
+        registry.register(
+            "storage_failure_retries",
+            "Records that were sent to the storage-failures topic again",
+            self.storage_failure_retries.clone(),
+        );
+        registry.register(
+            "records_skipped",
+            "Records that Kafka handed out twice in one assignment, or of a partition already given up",
+            self.records_skipped.clone(),
+        );
+        registry.register("commits", "Offset commits that Kafka confirmed", self.commits.clone());
+        registry.register("commit_failures", "Offset commits that failed", self.commit_failures.clone());
+        registry.register(
+            "rebalances",
+            "Partitions assigned, revoked or lost: events, not partitions",
+            self.rebalances.clone(),
+        );
+        registry.register(
+            "partition_lag_records",
+            "Records of a partition that are not stored yet, by what the last fetch said",
+            self.lag.clone(),
+        );
+        registry.register(
+            "paused",
+            "1 while partitions are paused because inserts are behind",
+            self.paused.clone(),
+        );
+        registry.register_with_unit(
+            "buffered",
+            "Rows that are read and not stored yet",
+            Unit::Bytes,
+            self.buffered_bytes.clone(),
+        );
+        registry.register(
+            "clickhouse_up",
+            "1 if ClickHouse took the last insert",
+            self.clickhouse_up.clone(),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_the_documented_ones() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        metrics.stored(10, 100);
+        metrics.commits(3, 1);
+        metrics.commits(5, 1);
+        metrics.lag(7, 42);
+        metrics.storage_failure(Reason::BadKey);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "penstock_writer_rows_total 10",
+            "penstock_writer_batches_total 1",
+            "penstock_writer_insert_bytes_total 100",
+            "penstock_writer_insert_attempt_seconds_count 0",
+            "penstock_writer_commits_total 5",
+            "penstock_writer_commit_failures_total 1",
+            "penstock_writer_partition_lag_records{partition=\"7\"} 42",
+            "penstock_writer_storage_failures_total{reason=\"bad-key\"} 1",
+            "penstock_writer_buffered_bytes 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The consumer's thread: polls Kafka, fills batches, commits behind stored ones, answers rebalances.
+//!
+//! Completed inserts are looked at before new records. It never stops polling for long: while inserts are behind it
+//! pauses partitions, so that Kafka keeps this writer in the group and memory stays flat.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use penstock_kafka::{Consumer, KafkaError, Polled, TopicPartition};
+use penstock_service::config::Writer;
+use tokio_util::sync::CancellationToken;
+
+use super::WriterError;
+use super::health::KafkaHealth;
+use super::pipe::Pipe;
+use crate::metrics::Metrics;
+
+/// Records taken from librdkafka at once.
+const POLL_RECORDS_MAX: usize = 2_000;
+/// How long a poll waits for the first record.
+const POLL_TIMEOUT: Duration = Duration::from_millis(100);
+/// The same while inserts are under way, whose ends are to be seen soon.
+const POLL_TIMEOUT_BUSY: Duration = Duration::from_millis(10);
+/// A full batch waits this long for an insert to end before partitions are paused. Pausing throws away what librdkafka
+/// has fetched, so a short wait is cheaper.
+const PAUSE_AFTER: Duration = Duration::from_millis(1_000);
+/// Offsets are committed this often.
+const COMMIT_EVERY: Duration = Duration::from_millis(200);
+/// Lag and the like are looked at this often.
+const OBSERVE_EVERY: Duration = Duration::from_millis(1_000);
+/// How long Kafka may take to answer where the thread has to wait for it.
+const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a poll asks for besides taking records.
+enum Event {
+    Assigned(Vec<TopicPartition>),
+    Revoked { partitions: Vec<TopicPartition>, lost: bool },
+}
+
+/// The consumer and all that hangs on it.
+pub(super) struct Consume {
+    consumer: Consumer,
+    topic: Arc<str>,
+    pipe: Pipe,
+    health: KafkaHealth,
+    metrics: Metrics,
+    drain_timeout: Duration,
+    paused: bool,
+    full_since: Option<Instant>,
+    committed_at: Instant,
+    observed_at: Instant,
+    commits_failed: u64,
+}
+
+impl Consume {
+    pub(super) fn new(
+        consumer: Consumer,
+        topic: Arc<str>,
+        pipe: Pipe,
+        health: KafkaHealth,
+        metrics: Metrics,
+        config: &Writer,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            consumer,
+            topic,
+            pipe,
+            health,
+            metrics,
+            drain_timeout: Duration::from_millis(config.drain_timeout_ms),
+            paused: false,
+            full_since: None,
+            committed_at: now,
+            observed_at: now,
+            commits_failed: 0,
+        }
+    }
+
+    /// Works until `shutdown`, then stores what there is, commits and leaves the group, within the drain deadline.
+    pub(super) fn run(mut self, shutdown: &CancellationToken) -> Result<(), WriterError> {
+        let worked = self.work(shutdown);
+        let drained = self.drain(worked.is_ok());
+        worked.and(drained)
+    }
+
+    fn work(&mut self, shutdown: &CancellationToken) -> Result<(), WriterError> {
+        while !shutdown.is_cancelled() {
+            self.pipe.reap()?;
+            let now = Instant::now();
+            self.pipe.dispatch_if_due(now);
+            self.commit(now)?;
+            self.observe(now);
+            if !self.make_room(now)? {
+                continue;
+            }
+            let timeout = self.poll_timeout(now);
+            self.poll(timeout)?;
+        }
+        Ok(())
+    }
+
+    fn poll_timeout(&self, now: Instant) -> Duration {
+        let timeout = if self.pipe.is_storing() { POLL_TIMEOUT_BUSY } else { POLL_TIMEOUT };
+        match self.pipe.age_left(now) {
+            // Due, and waiting for an insert to end.
+            Some(left) if left.is_zero() => timeout,
+            Some(left) => left.min(timeout),
+            None => timeout,
+        }
+    }
+
+    /// Waits for an insert to end if the batch is full, and pauses partitions if that takes long. Returns whether to
+    /// poll.
+    fn make_room(&mut self, now: Instant) -> Result<bool, WriterError> {
+        if !self.pipe.is_full() {
+            self.full_since = None;
+            self.set_paused(false)?;
+            return Ok(true);
+        }
+        let full_since = *self.full_since.get_or_insert(now);
+        if self.paused {
+            return Ok(true);
+        }
+        if now.saturating_duration_since(full_since) < PAUSE_AFTER {
+            self.pipe.wait(Duration::from_millis(50))?;
+            return Ok(false);
+        }
+        self.set_paused(true)?;
+        Ok(true)
+    }
+
+    fn set_paused(&mut self, paused: bool) -> Result<(), WriterError> {
+        if self.paused == paused {
+            return Ok(());
+        }
+        let partitions: Vec<_> =
+            self.pipe.offsets.partitions().map(|number| self.partition(number)).collect();
+        if paused {
+            tracing::info!("inserts are behind: reading pauses until there is room");
+            go_on("pause partitions", self.consumer.pause(&partitions))?;
+        } else {
+            tracing::info!("inserts have caught up: reading goes on");
+            go_on("resume partitions", self.consumer.resume(&partitions))?;
+        }
+        self.paused = paused;
+        self.metrics.paused(paused);
+        Ok(())
+    }
+
+    fn poll(&mut self, timeout: Duration) -> Result<(), WriterError> {
+        let event = match self.consumer.poll(POLL_RECORDS_MAX, timeout)? {
+            Polled::Idle => return Ok(()),
+            Polled::Records(records) => {
+                self.pipe.ingest(&records);
+                return Ok(());
+            }
+            Polled::Assigned(partitions) => Event::Assigned(partitions),
+            Polled::Revoked { partitions, lost } => Event::Revoked { partitions, lost },
+        };
+        match event {
+            Event::Assigned(partitions) => self.assigned(&partitions),
+            Event::Revoked { partitions, lost: false } => self.revoked(&partitions),
+            Event::Revoked { partitions, lost: true } => self.lost(&partitions),
+        }
+    }
+
+    fn assigned(&mut self, partitions: &[TopicPartition]) -> Result<(), WriterError> {
+        tracing::info!(partitions = partitions.len(), "partitions assigned");
+        self.metrics.rebalanced("assigned");
+        partitions.iter().for_each(|partition| self.pipe.offsets.assign(partition.partition));
+        go_on("take up partitions", self.consumer.assign_done(partitions))?;
+        if self.paused {
+            go_on("pause partitions", self.consumer.pause(partitions))?;
+        }
+        Ok(())
+    }
+
+    /// Stores and commits what was read of the partitions before they are given up, so that the next owner reads
+    /// nothing twice. If that takes too long they are given up all the same: the next owner reads it again.
+    fn revoked(&mut self, partitions: &[TopicPartition]) -> Result<(), WriterError> {
+        tracing::info!(partitions = partitions.len(), "partitions revoked");
+        self.metrics.rebalanced("revoked");
+        let numbers: Vec<i32> = partitions.iter().map(|partition| partition.partition).collect();
+        let deadline = Instant::now() + self.drain_timeout;
+        if !self.pipe.flush(deadline, |pipe| pipe.is_done_with(&numbers))? {
+            tracing::warn!(
+                "rows of revoked partitions are not stored in time; their next owner reads them again"
+            );
+        }
+        self.commit_sync();
+        self.forget(&numbers);
+        go_on("give up partitions", self.consumer.revoke_done(partitions))
+    }
+
+    /// Another writer may have the partitions already: nothing of them is committed, and what is not under way yet is
+    /// not inserted.
+    fn lost(&mut self, partitions: &[TopicPartition]) -> Result<(), WriterError> {
+        tracing::warn!(partitions = partitions.len(), "partitions lost: this writer was silent for too long");
+        self.metrics.rebalanced("lost");
+        let numbers: Vec<i32> = partitions.iter().map(|partition| partition.partition).collect();
+        let again = self.pipe.discard(&numbers);
+        self.forget(&numbers);
+        go_on("give up partitions", self.consumer.revoke_done(partitions))?;
+        if !again.is_empty() {
+            let again: Vec<_> =
+                again.into_iter().map(|(number, offset)| (self.partition(number), offset)).collect();
+            // Not to be shrugged off: offsets must not move past records that were dropped.
+            self.consumer.seek(&again, KAFKA_TIMEOUT)?;
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, partitions: &[i32]) {
+        for partition in partitions {
+            self.pipe.offsets.revoke(*partition);
+            self.metrics.lag_gone(*partition);
+        }
+    }
+
+    fn commit(&mut self, now: Instant) -> Result<(), WriterError> {
+        if now.saturating_duration_since(self.committed_at) < COMMIT_EVERY {
+            return Ok(());
+        }
+        self.committed_at = now;
+        let counts = self.consumer.commit_counts();
+        self.metrics.commits(counts.done, counts.failed);
+        if counts.failed != self.commits_failed {
+            self.commits_failed = counts.failed;
+            self.pipe.offsets.commit_failed();
+        }
+        let offsets = self.pipe.offsets.committable();
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        go_on("commit offsets", self.consumer.commit_async(&self.named(&offsets)))?;
+        self.pipe.offsets.committed(&offsets);
+        Ok(())
+    }
+
+    /// Commits and waits for the answer. A failure costs nothing but records that are read again.
+    fn commit_sync(&mut self) {
+        // An earlier commit may still be on its way: what it holds is committed once more.
+        self.pipe.offsets.commit_failed();
+        let offsets = self.pipe.offsets.committable();
+        if offsets.is_empty() {
+            return;
+        }
+        match self.consumer.commit_sync(&self.named(&offsets), KAFKA_TIMEOUT) {
+            Ok(()) => self.pipe.offsets.committed(&offsets),
+            Err(error) => {
+                tracing::warn!("offsets are not committed, their records will be read again: {error}")
+            }
+        }
+    }
+
+    fn observe(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.observed_at) < OBSERVE_EVERY {
+            self.metrics.buffered_bytes(self.pipe.buffered_bytes());
+            return;
+        }
+        self.observed_at = now;
+        self.health.look(&self.consumer, &self.topic);
+        for (number, next) in self.pipe.offsets.stored_below() {
+            if let Some((_, high)) = self.consumer.cached_watermarks(&self.partition(number)) {
+                self.metrics.lag(number, (high - next).max(0));
+            }
+        }
+    }
+
+    /// Stores what there is, if `store`, commits what is stored, and leaves the group.
+    fn drain(&mut self, store: bool) -> Result<(), WriterError> {
+        let started = Instant::now();
+        if store && !self.pipe.flush(started + self.drain_timeout * 4 / 5, Pipe::is_idle)? {
+            tracing::warn!("not all rows could be stored before the deadline; they will be read again");
+        }
+        self.commit_sync();
+        self.consumer.begin_close()?;
+        while !self.consumer.is_closed() {
+            if started.elapsed() >= self.drain_timeout + KAFKA_TIMEOUT {
+                tracing::warn!(
+                    "Kafka did not let this writer leave its group in time; it will notice by itself"
+                );
+                break;
+            }
+            // Records that still come are read again by the next owner.
+            let revoked = match self.consumer.poll(1, POLL_TIMEOUT)? {
+                Polled::Revoked { partitions, .. } => partitions,
+                Polled::Idle | Polled::Records(_) | Polled::Assigned(_) => continue,
+            };
+            go_on("give up partitions", self.consumer.revoke_done(&revoked))?;
+        }
+        let counts = self.consumer.commit_counts();
+        self.metrics.commits(counts.done, counts.failed);
+        self.metrics.buffered_bytes(0);
+        Ok(())
+    }
+
+    fn named(&self, offsets: &[(i32, i64)]) -> Vec<(TopicPartition, i64)> {
+        offsets.iter().map(|(number, next)| (self.partition(*number), *next)).collect()
+    }
+
+    fn partition(&self, number: i32) -> TopicPartition {
+        TopicPartition::new(Arc::clone(&self.topic), number)
+    }
+}
+
+/// Goes on after an error that does not end the consumer: partitions were lost meanwhile, which is reported by itself.
+fn go_on(what: &'static str, result: Result<(), KafkaError>) -> Result<(), WriterError> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(error @ KafkaError::Client { fatal: true, .. }) => Err(error.into()),
+        Err(error) => {
+            tracing::warn!("could not {what}: {error}");
+            Ok(())
+        }
+    }
+}
+
+impl From<KafkaError> for WriterError {
+    fn from(error: KafkaError) -> Self {
+        Self::Kafka(error)
+    }
+}

@@ -1,0 +1,139 @@
+//! Before the first record: topics in Kafka, schema in ClickHouse. Waits for servers that are not there yet, says so
+//! once, and fails at once where waiting cannot help.
+
+use std::time::Duration;
+
+use penstock_kafka::{ClientSettings, provision};
+use penstock_service::Config;
+use penstock_service::admin::{Latch, Readiness};
+use penstock_service::backoff::Backoff;
+use tokio_util::sync::CancellationToken;
+
+use super::WriterError;
+use super::condition::Condition;
+use super::store::pause_unless;
+use crate::clickhouse::{CallError, Client};
+use crate::migrations::{self, MigrateError, State};
+
+const PROVISION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What has to be there before the writer is ready.
+pub(super) struct Latches {
+    pub(super) kafka: Latch,
+    pub(super) clickhouse: Latch,
+    pub(super) schema: Latch,
+}
+
+impl Latches {
+    pub(super) fn new(readiness: &Readiness) -> Self {
+        Self {
+            kafka: readiness.latch("kafka"),
+            clickhouse: readiness.latch("clickhouse"),
+            schema: readiness.latch("schema"),
+        }
+    }
+}
+
+pub(super) fn client_settings(config: &Config) -> ClientSettings {
+    ClientSettings {
+        brokers: config.kafka.brokers.clone(),
+        client_id: config.writer.group.clone(),
+        properties: config.kafka.properties.clone(),
+    }
+}
+
+/// Waits until the topics are as they must be. `false` if the writer is to stop before.
+pub(super) async fn topics(config: &Config, shutdown: &CancellationToken) -> Result<bool, WriterError> {
+    let condition = Condition::new("preparing topics in Kafka");
+    let specs = penstock_kafka::topic_specs(&config.kafka.topic_prefix, config.kafka.replication_factor);
+    let settings = client_settings(config);
+    let mut backoff = Backoff::new(config.writer.backoff_min_ms, config.writer.backoff_max_ms);
+    loop {
+        let provisioned = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return Ok(false),
+            provisioned = provision(&settings, &specs, PROVISION_TIMEOUT) => provisioned,
+        };
+        match provisioned {
+            Ok(()) => {
+                condition.worked();
+                return Ok(true);
+            }
+            Err(error) if error.is_transient() => condition.failed("unreachable", &error),
+            Err(error) => return Err(error.into()),
+        }
+        if pause_unless(backoff.next(), shutdown).await.is_err() {
+            return Ok(false);
+        }
+    }
+}
+
+/// Waits until ClickHouse answers and has the schema. `false` if the writer is to stop before.
+pub(super) async fn schema(
+    client: &Client,
+    config: &Config,
+    latches: &Latches,
+    shutdown: &CancellationToken,
+) -> Result<bool, WriterError> {
+    let condition = Condition::new("preparing the schema in ClickHouse");
+    let mut backoff = Backoff::new(config.writer.backoff_min_ms, config.writer.backoff_max_ms);
+    loop {
+        let attempt = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return Ok(false),
+            attempt = prepare(client, config, latches) => attempt,
+        };
+        match attempt {
+            Ok(()) => {
+                condition.worked();
+                latches.schema.set(true);
+                return Ok(true);
+            }
+            Err(error) if error.is_transient() => {
+                condition.failed(error.call_error().map_or("schema", CallError::kind), &error);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if pause_unless(backoff.next(), shutdown).await.is_err() {
+            return Ok(false);
+        }
+    }
+}
+
+async fn prepare(client: &Client, config: &Config, latches: &Latches) -> Result<(), MigrateError> {
+    let asked =
+        |error| MigrateError::Statement { what: "ask ClickHouse whether it is there".to_owned(), error };
+    client.ping().await.map_err(asked)?;
+    latches.clickhouse.set(true);
+    match migrations::migrate(client, &config.clickhouse).await {
+        Ok(applied) => {
+            if !applied.applied.is_empty() {
+                tracing::info!(versions = ?applied.applied, "migrations applied");
+            }
+            if !applied.newer.is_empty() {
+                tracing::warn!(versions = ?applied.newer, "the schema is newer than this build");
+            }
+            Ok(())
+        }
+        Err(error) if is_forbidden(&error) => current(client, config, error).await,
+        Err(error) => Err(error),
+    }
+}
+
+/// A user that may insert but not change the schema will do, if somebody else has brought it up to date.
+async fn current(client: &Client, config: &Config, forbidden: MigrateError) -> Result<(), MigrateError> {
+    let status = migrations::status(client, &config.clickhouse).await?;
+    if let Some(error) = status.iter().find_map(migrations::changed) {
+        return Err(error);
+    }
+    if status.iter().any(|status| status.state == State::Pending) { Err(forbidden) } else { Ok(()) }
+}
+
+fn is_forbidden(error: &MigrateError) -> bool {
+    const ACCESS_DENIED: u32 = 497;
+    const READONLY: u32 = 164;
+    match error.call_error() {
+        Some(CallError::Server(error)) => matches!(error.code, Some(ACCESS_DENIED | READONLY)),
+        _ => false,
+    }
+}
