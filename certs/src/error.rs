@@ -19,20 +19,20 @@ pub enum CertsError {
         dir: PathBuf,
     },
     /// A file could not be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {cause}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// What the operating system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A file could not be written.
-    #[error("cannot write {}: {source}; check that the folder exists and is writable", path.display())]
+    #[error("cannot write {}: {cause}; check that the folder exists and is writable", path.display())]
     Write {
         /// The file.
         path: PathBuf,
         /// What the operating system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A file does not hold what its name promises.
     #[error("{}: {why}", path.display())]
@@ -58,7 +58,14 @@ pub enum CertsError {
     },
     /// The cryptographic library refused.
     #[error("cannot make the certificate: {0}")]
-    Generate(#[from] rcgen::Error),
+    Generate(rcgen::Error),
+}
+
+// The messages name their cause already: were it a source too, a printed chain would say it twice.
+impl From<rcgen::Error> for CertsError {
+    fn from(error: rcgen::Error) -> Self {
+        Self::Generate(error)
+    }
 }
 
 impl CertsError {

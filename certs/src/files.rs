@@ -67,13 +67,13 @@ pub(crate) fn write_public(path: &Path, content: &str, overwrite: Overwrite) -> 
 
 /// Reads a text file.
 pub(crate) fn read(path: &Path) -> Result<String, CertsError> {
-    fs::read_to_string(path).map_err(|source| CertsError::Read { path: path.to_owned(), source })
+    fs::read_to_string(path).map_err(|cause| CertsError::Read { path: path.to_owned(), cause })
 }
 
 fn write(path: &Path, content: &[u8], mode: u32, overwrite: Overwrite) -> Result<(), CertsError> {
-    try_write(path, content, mode, overwrite).map_err(|source| match source.kind() {
+    try_write(path, content, mode, overwrite).map_err(|cause| match cause.kind() {
         io::ErrorKind::AlreadyExists => CertsError::Exists { path: path.to_owned() },
-        _ => CertsError::Write { path: path.to_owned(), source },
+        _ => CertsError::Write { path: path.to_owned(), cause },
     })
 }
 

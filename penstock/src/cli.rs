@@ -1,0 +1,77 @@
+//! The command line. Names are fixed by the design; every command has an example in its help.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use penstock_service::shutdown;
+
+use crate::commands;
+use crate::common::{Common, Role, runtime};
+
+/// Sensor readings from fleets of devices to Kafka and ClickHouse: none lost, none counted twice.
+///
+/// A PUBACK means that Kafka has the reading on every in-sync replica; then it becomes a row.
+#[derive(Debug, Parser)]
+#[command(name = "penstock", version, propagate_version = true, max_term_width = 110)]
+pub struct Cli {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run roles until SIGTERM; without names: gateway and writer in one process
+    #[command(
+        after_help = "Examples:\n  penstock run\n  penstock run gateway --config /etc/penstock/penstock.toml\n  \
+        penstock run writer --set clickhouse.url=http://clickhouse:8123\n\n\
+        SIGHUP reads certificates again. SIGTERM stops in good order; a second one at once.\n\
+        Readiness and metrics: http://127.0.0.1:9464/readyz, /metrics"
+    )]
+    Run {
+        /// Roles to run
+        #[arg(value_enum, value_name = "ROLE")]
+        roles: Vec<Role>,
+    },
+    /// Check or show the configuration
+    #[command(subcommand)]
+    Config(commands::config::Command),
+    /// Make certificates for development and tests
+    #[command(subcommand)]
+    Certs(penstock_certs::cli::Command),
+    /// Create or update the ClickHouse schema
+    Migrate(commands::migrate::Migrate),
+    /// Start, stop and look at a Kafka and a ClickHouse for development
+    #[command(subcommand)]
+    Dev(commands::dev::Command),
+    /// Publish as a fleet of devices and verify that everything acknowledged is stored
+    #[command(subcommand)]
+    Loadgen(penstock_loadgen::cli::Command),
+    /// Host ClickHouse for `penstock dev`.
+    #[command(name = commands::dev::HOST, hide = true)]
+    ClickHouseHost {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<std::ffi::OsString>,
+    },
+}
+
+impl Command {
+    /// Runs the command to its end.
+    pub fn execute(self, common: &Common) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Run { roles } => commands::run::run(common, roles),
+            Self::Config(command) => command.run(common),
+            Self::Certs(command) => command.run(),
+            Self::Migrate(command) => command.run(common),
+            Self::Dev(command) => command.run(),
+            Self::Loadgen(command) => runtime()?.block_on(async {
+                let signals = shutdown::signals().context("cannot take over signals")?;
+                command.run(signals.shutdown).await
+            }),
+            Self::ClickHouseHost { args } => Ok(penstock_devstack::clickhouse_host_main(args)),
+        }
+    }
+}

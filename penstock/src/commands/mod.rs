@@ -1,0 +1,6 @@
+//! What each command does.
+
+pub mod config;
+pub mod dev;
+pub mod migrate;
+pub mod run;

@@ -1,0 +1,21 @@
+//! What the system tests stand on: a chain of real servers and real Penstock processes, devices that speak MQTT byte by
+//! byte, and waiting for a state.
+//!
+//! Kafka and ClickHouse come from the devstack, Penstock is the binary itself, so that a test can kill any of them. Each
+//! test has its own topics, database and ports. Everything here panics on failure: it is for tests only.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod bystanders;
+mod chain;
+mod device;
+mod process;
+mod reading;
+mod wait;
+
+pub use bystanders::Bystanders;
+pub use chain::{Chain, Record, shared_stack};
+pub use device::{Device, Received, Version, client_config, packet};
+pub use process::Penstock;
+pub use reading::{now_ms, reading};
+pub use wait::{until, until_some};

@@ -1,0 +1,31 @@
+//! Waiting for a state, never for a time.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Waits until the condition holds.
+///
+/// # Panics
+/// Where it does not hold within `deadline`; says what was waited for.
+#[track_caller]
+pub fn until(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
+    until_some(what, deadline, || condition().then_some(()));
+}
+
+/// Waits until there is a value.
+///
+/// # Panics
+/// Where there is none within `deadline`; says what was waited for.
+#[track_caller]
+pub fn until_some<T>(what: &str, deadline: Duration, mut value: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + deadline;
+    loop {
+        if let Some(value) = value() {
+            return value;
+        }
+        assert!(Instant::now() < end, "waited {deadline:?} for: {what}");
+        thread::sleep(LOOK_EVERY);
+    }
+}
