@@ -1,4 +1,5 @@
 # Targets for people; each does its own set-up. `make help` lists them.
+SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench build fmt lint docs fuzz clean
 
@@ -15,8 +16,7 @@ bench: ## Measure CPU per reading and memory per connection, beside mosquitto; p
 	@scripts/bench.sh
 
 build: ## Build the release binary: target/release/penstock
-	@scripts/setup.sh
-	cargo build --release --locked --bin penstock
+	@. scripts/setup.sh && cargo build --release --locked --bin penstock
 
 fmt: ## Format the code
 	cargo fmt --all

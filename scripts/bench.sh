@@ -5,7 +5,7 @@
 #   2. memory of idle TLS connections;
 #   3. the writer's rows per CPU second on a preloaded topic.
 # CPU is user and system time of the whole process, of a long run less a short one, so that connecting does not count.
-# ROUNDS, COUNT, CONNECTIONS, INFLIGHT, IDLE and ROWS change the sizes.
+# ROUNDS, COUNT, CONNECTIONS, INFLIGHT, IDLE and ROWS change the sizes; PARTS="gateway idle writer" says what is measured.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,11 +15,12 @@ connections=${CONNECTIONS:-2000}
 inflight=${INFLIGHT:-10}
 idle=${IDLE:-1000}
 rows=${ROWS:-2000000}
+parts=" ${PARTS:-gateway idle writer} "
 root=$PWD/.penstock/bench
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; }
 
-scripts/setup.sh
+. scripts/setup.sh
 ulimit -n "$(ulimit -Hn)"
 if ! command -v mosquitto >/dev/null 2>&1; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
@@ -34,7 +35,7 @@ fi
 
 say "building"
 cargo build --release --locked --bin penstock
-cargo build --release --locked -p penstock-storage-writer --example drain
+[[ $parts != *" writer "* ]] || cargo build --release --locked -p penstock-storage-writer --example drain
 target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 penstock=$target/release/penstock
 
@@ -100,6 +101,9 @@ per_message() { # pid, port
     awk -v s="$short" -v l="$long" -v n="$count" 'BEGIN { printf "%.2f\n", (l - s) / n * 1e6 }'
 }
 
+printf '| what | figure |\n|---|---|\n' >"$root/table"
+
+measure_gateway() {
 say "1. CPU per acknowledged reading: $rounds rounds of $count messages on $connections connections, $inflight in flight on each"
 start_gateway
 mosquitto=
@@ -137,7 +141,16 @@ for round in $(seq "$rounds"); do
 done
 kill "$gateway"
 wait "$gateway" 2>/dev/null || true
+gateway_us=$(median <"$root/gateway.us")
+printf '| gateway, Kafka acks=all: CPU per acknowledged reading | %s us |\n' "$gateway_us" >>"$root/table"
+if [ -n "$mosquitto" ]; then
+    mosquitto_us=$(median <"$root/mosquitto.us")
+    printf '| mosquitto, stores nothing: CPU per acknowledged message | %s us |\n' "$mosquitto_us" >>"$root/table"
+    awk -v g="$gateway_us" -v m="$mosquitto_us" 'BEGIN { printf "| gateway to mosquitto | %.2f |\n", g / m }' >>"$root/table"
+fi
+}
 
+measure_idle() {
 say "2. memory of $idle idle TLS connections"
 start_gateway
 sleep 1
@@ -156,22 +169,25 @@ sleep 2
 full=$(rss_kib "$gateway")
 kill "$fleet" "$gateway" 2>/dev/null || true
 wait "$fleet" "$gateway" 2>/dev/null || true
-"$penstock" dev down --dir "$root/dev" --remove-data >/dev/null 2>&1 || true
+awk -v e="$empty" -v f="$full" -v n="$connected" \
+    'BEGIN { printf "| %d idle TLS connections | %.1f MB above the empty process (%.1f KB each) |\n", n, (f - e) / 1024, (f - e) / n }' \
+    >>"$root/table"
+}
 
+measure_writer() {
 say "3. the writer on a preloaded topic of $rows readings"
 for round in $(seq "$rounds"); do
     "$target/release/examples/drain" "$rows" | tee -a "$root/drain.json" >&2
 done
 json() { sed -n "s/.*\"$1\": *\([0-9.]*\).*/\1/p" "$root/drain.json" | median; }
+printf '| writer: rows per CPU second of its own process | %s |\n' "$(json rows_per_cpu_s)" >>"$root/table"
+printf '| writer: CPU per row | %s us |\n' "$(json writer_us_per_row)" >>"$root/table"
+printf '| ClickHouse: CPU per row of those inserts | %s us |\n' "$(json clickhouse_us_per_row)" >>"$root/table"
+}
 
-gateway_us=$(median <"$root/gateway.us")
-mosquitto_us=$(median <"$root/mosquitto.us")
-printf '\n| what | figure |\n|---|---|\n'
-printf '| gateway, Kafka acks=all: CPU per acknowledged reading | %s us |\n' "$gateway_us"
-if [ -n "$mosquitto" ]; then
-    printf '| mosquitto, stores nothing: CPU per acknowledged message | %s us |\n' "$mosquitto_us"
-    awk -v g="$gateway_us" -v m="$mosquitto_us" 'BEGIN { printf "| gateway to mosquitto | %.2f |\n", g / m }'
-fi
-awk -v e="$empty" -v f="$full" -v n="$connected" \
-    'BEGIN { printf "| %d idle TLS connections | %.1f MB above the empty process (%.1f KB each) |\n", n, (f - e) / 1024, (f - e) / n }'
-printf '| writer: rows per CPU second of its own process | %s |\n' "$(json rows_per_cpu_s)"
+[[ $parts != *" gateway "* ]] || measure_gateway
+[[ $parts != *" idle "* ]] || measure_idle
+"$penstock" dev down --dir "$root/dev" --remove-data >/dev/null 2>&1 || true
+[[ $parts != *" writer "* ]] || measure_writer
+echo
+cat "$root/table"

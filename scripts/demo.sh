@@ -12,7 +12,7 @@ root=$PWD/.penstock/demo
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; }
 
-scripts/setup.sh
+. scripts/setup.sh
 say "building (the first time takes some minutes)"
 cargo build --release --locked --bin penstock
 target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')

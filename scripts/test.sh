@@ -3,7 +3,7 @@
 # The last line is the sum.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-scripts/setup.sh || exit 1
+. scripts/setup.sh
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

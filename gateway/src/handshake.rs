@@ -41,8 +41,9 @@ impl Handshakes {
     }
 
     async fn shake_unbounded(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        // A socket that says nothing must not hold a permit from those that do.
-        stream.readable().await?;
+        // A socket that says nothing must not hold a permit from those that do. `readable` would not do: it may resolve
+        // with nothing to read.
+        stream.peek(&mut [0]).await?;
         let _permit = self.permits.acquire().await.map_err(io::Error::other)?;
         TlsAcceptor::from(self.tls.current()).accept_with(stream, tls::bound_buffers).await
     }

@@ -75,7 +75,7 @@ pub enum ProvisionError {
         /// The error in words.
         why: String,
     },
-    /// The settings of the client itself are wrong.
+    /// The settings of the client itself are wrong, or Kafka refuses the client.
     #[error(transparent)]
     Client(#[from] KafkaError),
 }

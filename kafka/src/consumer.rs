@@ -14,16 +14,20 @@ use crate::{Batch, ClientSettings, ConsumerSettings, KafkaError, TopicPartition}
 ///
 /// Poll at least every `max.poll.interval.ms` (5 minutes), or the group gives the partitions to others. To leave in
 /// good order, call [`Self::begin_close`] and go on polling until [`Self::is_closed`]. A consumer that is just dropped
-/// leaves the group as well, without handing out a last `Revoked`; that can block for up to the session timeout.
+/// leaves the group as well, without handing out a last `Revoked`; that blocks for about 5 s while Kafka does not answer.
 pub struct Consumer {
-    group: GroupClient,
+    /// Before the client, because it is dropped first: messages are part of it.
     messages: Messages,
+    group: GroupClient,
     errors: u64,
     last_error: Option<KafkaError>,
     /// A fatal error ended the membership; there is nothing left to close.
     ended: bool,
     not_sync: PhantomData<Cell<()>>,
 }
+
+/// Bound on the records of one poll, whatever is asked for.
+const RECORDS_MAX: usize = 1 << 20;
 
 /// What a poll came back with.
 #[derive(Debug)]
@@ -78,6 +82,18 @@ impl Consumer {
     /// Waits for records or a rebalance, at most `timeout`; comes back as soon as there is something, with at most
     /// `records_max` records. Records that were read before a rebalance are handed out before it.
     ///
+    /// What comes back borrows the consumer, so take the partitions out of a rebalance before answering it:
+    /// ```no_run
+    /// # use penstock_kafka::{Consumer, KafkaError, Polled};
+    /// # fn step(consumer: &mut Consumer) -> Result<(), KafkaError> {
+    /// let assigned = match consumer.poll(10_000, std::time::Duration::from_millis(100))? {
+    ///     Polled::Assigned(partitions) => partitions,
+    ///     _ => return Ok(()),
+    /// };
+    /// consumer.assign_done(&assigned)
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Only when this consumer is of no use any more (for example another member took its `instance_id`): drop it and
     /// subscribe a new one. Everything else is retried by librdkafka; see [`Self::last_error`].
@@ -86,7 +102,7 @@ impl Consumer {
         if let Some(rebalance) = self.next_rebalance()? {
             return Ok(rebalance);
         }
-        self.group.consume(&mut self.messages, records_max.max(1), timeout);
+        self.group.consume(&mut self.messages, records_max.clamp(1, RECORDS_MAX), timeout);
         self.take_errors()?;
         if self.messages.len() > 0 {
             self.last_error = None;
@@ -166,7 +182,7 @@ impl Consumer {
     /// fetched again later.
     ///
     /// # Errors
-    /// When one of them is not assigned; the others are paused.
+    /// When librdkafka does not know one of them; the others are paused.
     pub fn pause(&self, partitions: &[TopicPartition]) -> Result<(), KafkaError> {
         self.group.pause(partitions)
     }
@@ -174,7 +190,7 @@ impl Consumer {
     /// Reads paused partitions again, from where they were paused.
     ///
     /// # Errors
-    /// When one of them is not assigned; the others are resumed.
+    /// When librdkafka does not know one of them; the others are resumed.
     pub fn resume(&self, partitions: &[TopicPartition]) -> Result<(), KafkaError> {
         self.group.resume(partitions)
     }

@@ -14,6 +14,9 @@ use crate::{Batch, ClientSettings, KafkaError, TopicPartition};
 /// How long opening a scan may ask Kafka for partitions and offsets.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Bound on the records of one batch, whatever is asked for.
+const RECORDS_MAX: usize = 1 << 20;
+
 /// Where a scan begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ScanFrom {
@@ -28,9 +31,10 @@ pub enum ScanFrom {
 
 /// A scan in progress. Its calls block.
 pub struct Scanner {
+    /// Before the client, because it is dropped first: messages are part of it.
+    messages: Messages,
     group: GroupClient,
     topic: Arc<str>,
-    messages: Messages,
     ends: Ends,
     last_error: Option<KafkaError>,
 }
@@ -90,7 +94,7 @@ impl Scanner {
         if self.ends.open.is_empty() {
             return Ok(None);
         }
-        self.group.consume(&mut self.messages, records_max.max(1), timeout);
+        self.group.consume(&mut self.messages, records_max.clamp(1, RECORDS_MAX), timeout);
         let mut errors = Vec::new();
         self.messages.retain(|message| match message.code() {
             Code::NONE => self.ends.wants(message.partition(), message.offset()),

@@ -207,6 +207,9 @@ fn reader_properties(group: &str, fetch_bytes_max: usize, read_committed: bool) 
     set(&mut ours, "fetch.wait.max.ms", &100);
     set(&mut ours, "queued.min.messages", &100_000);
     set(&mut ours, "queued.max.messages.kbytes", &kbytes(fetch_bytes_max));
+    // What is queued may be exceeded by one response, so that is small beside it. librdkafka wants at least one
+    // message of the largest size.
+    set(&mut ours, "fetch.max.bytes", &(fetch_bytes_max / 4).clamp(1 << 20, 50 << 20));
     ours
 }
 

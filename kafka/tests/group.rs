@@ -1,5 +1,6 @@
 //! Consumer groups on a real Kafka: rebalances are handed out and applied only when they are answered, nothing is lost
 //! or read twice by members that behave, and the last revocation comes out before the group is left.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -63,6 +64,31 @@ fn partitions_move_between_members_without_losing_or_repeating_a_record() {
     let repeated: Vec<_> = counts.iter().filter(|(_, count)| **count > 1).collect();
     assert!(repeated.is_empty(), "read twice: {repeated:?}");
     assert_eq!(counts.len(), total);
+}
+
+#[test]
+fn an_eager_assignor_can_be_configured() {
+    let name = topic("eager", 4);
+    let group = unique("group");
+    fill(&producer(), &name, 4, 0, 5);
+    let join = || {
+        let mut settings = client();
+        settings.properties.insert("partition.assignment.strategy".into(), "range".into());
+        Member::with(Consumer::subscribe(&settings, &group_settings(&group, &name)).unwrap())
+    };
+    let mut first = join();
+    first.until("everything is read", |member| member.seen.len() == 20);
+    let mut second = join();
+    let begin = Instant::now();
+    while first.assigned.len() != 2 || second.assigned.len() != 2 {
+        assert!(begin.elapsed() < PATIENCE, "the partitions are not shared");
+        first.step();
+        second.step();
+    }
+    second.leave();
+    first.until("the first member has all partitions again", |member| member.assigned.len() == 4);
+    first.leave();
+    assert!(second.seen.is_empty(), "what the first member committed is not read again");
 }
 
 #[test]
@@ -189,13 +215,17 @@ fn a_consumer_that_never_joined_closes_as_well() {
     let mut consumer =
         Consumer::subscribe(&client_at("127.0.0.1:1"), &group_settings(&unique("group"), "absent")).unwrap();
     assert!(!consumer.is_closed());
-    consumer.begin_close().unwrap();
     let begin = Instant::now();
+    while consumer.last_error().is_none() {
+        assert!(begin.elapsed() < PATIENCE, "that nobody answers must be said");
+        consumer.poll(1, Duration::from_millis(50)).unwrap();
+    }
+    assert!(consumer.last_error().is_some_and(KafkaError::is_transient));
+    consumer.begin_close().unwrap();
     while !consumer.is_closed() {
         assert!(begin.elapsed() < PATIENCE);
         consumer.poll(1, Duration::from_millis(50)).unwrap();
     }
-    assert!(consumer.last_error().is_some_and(KafkaError::is_transient));
     let dropped =
         Consumer::subscribe(&client_at("127.0.0.1:1"), &group_settings(&unique("group"), "absent")).unwrap();
     drop(dropped);

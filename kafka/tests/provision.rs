@@ -1,4 +1,5 @@
 //! Topics on a real Kafka: created when missing, checked when there, and never changed to fit.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! What a producer does while there is no Kafka at all: it refuses what exceeds its bounds, gives records up in time,
 //! and resolves every receipt. No server is needed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -104,6 +105,21 @@ fn a_fatal_error_replaces_the_client_and_fails_what_was_outstanding() {
     assert_eq!(producer.generation(), 2);
     assert_eq!(producer.fatal_error(), None);
     assert_eq!(later.try_result(), None, "it belongs to the new client");
+}
+
+#[test]
+fn a_fatal_error_is_noticed_without_a_sender() {
+    let producer = producer_with(&ProducerSettings::default());
+    producer.inject_fatal_error();
+    let begin = Instant::now();
+    while producer.generation() == 1 {
+        assert!(begin.elapsed() < PATIENCE, "the client is not replaced");
+        std::thread::yield_now();
+    }
+    assert_eq!(producer.fatal_error(), None);
+    // A topic that was never used with the client before.
+    let _pending = send(&producer, record(&producer.topic("t").unwrap(), 0, b"x"));
+    assert_eq!(producer.outstanding(), 1);
 }
 
 #[test]

@@ -238,7 +238,7 @@ impl Fleet {
         if let Some(probe) = probe {
             probe.await?;
         }
-        let ledger = Ledger { started_at_ms: self.clock.started_at_ms(), devices: devices?, complete: true };
+        let ledger = Ledger { started_at_ms: self.clock.started_at_ms(), devices: devices? };
         if let Some(writer) = &shared.writer {
             writer.flush()?;
         }

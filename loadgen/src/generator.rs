@@ -5,8 +5,7 @@ use penstock_proto::v1::SensorReading;
 use penstock_proto::{DeviceId, Reason};
 use prost::Message as _;
 
-/// The reasons for which readings are made invalid on purpose. All but `undecodable` still decode, so a dead letter can
-/// be told by its sequence number.
+/// The reasons for which readings are made invalid on purpose.
 pub const INVALID_REASONS: [Reason; 8] = [
     Reason::HumidityOutOfRange,
     Reason::NotFinite,
@@ -112,10 +111,7 @@ impl Generator {
             spoil(&mut reading, reason);
         }
         let bytes = match invalid {
-            // Wire type 7 does not exist.
-            Some(Reason::Undecodable) => {
-                [b"\xff\xff", format!("not a reading {}", reading.sequence).as_bytes()].concat()
-            }
+            Some(Reason::Undecodable) => undecodable(reading.sequence, reading.timestamp),
             _ => reading.encode_to_vec(),
         };
         Made { bytes, timestamp_ms: reading.timestamp, invalid }
@@ -167,6 +163,20 @@ fn spoil(reading: &mut SensorReading, reason: Reason) {
     }
 }
 
+/// No protobuf message (wire type 7 does not exist), but a dead letter of it can be told from others.
+const UNDECODABLE: &str = "not a reading ";
+
+fn undecodable(sequence: u64, timestamp_ms: i64) -> Vec<u8> {
+    [b"\xff\xff", format!("{UNDECODABLE}{sequence} {timestamp_ms}").as_bytes()].concat()
+}
+
+/// Sequence number and timestamp of a payload that was made undecodable on purpose.
+pub(crate) fn parse_undecodable(payload: &[u8]) -> Option<(u64, i64)> {
+    let text = std::str::from_utf8(payload.strip_prefix(b"\xff\xff")?).ok()?;
+    let (sequence, timestamp_ms) = text.strip_prefix(UNDECODABLE)?.split_once(' ')?;
+    Some((sequence.parse().ok()?, timestamp_ms.parse().ok()?))
+}
+
 /// Appends an encoded reading to an encoded `ReadingBatch`: field 1, length-delimited.
 pub(crate) fn push_to_batch(batch: &mut Vec<u8>, reading: &[u8]) {
     batch.push(0x0a);
@@ -177,12 +187,17 @@ pub(crate) fn push_to_batch(batch: &mut Vec<u8>, reading: &[u8]) {
 #[cfg(test)]
 mod tests {
     use penstock_proto::wire::split_batch;
-    use penstock_proto::{Limits, check_reading};
+    use penstock_proto::{Limits, ReadingView, check_reading};
 
     use super::*;
 
     const NOW_MS: i64 = 1_790_000_000_000;
     const DEVICE: DeviceId = DeviceId::from_bytes([7; 16]);
+
+    fn name_of(bytes: &[u8]) -> (u64, i64) {
+        let decoded = ReadingView::decode(bytes).map(|view| (view.sequence, view.timestamp_ms));
+        decoded.unwrap_or_else(|_| parse_undecodable(bytes).unwrap())
+    }
 
     #[test]
     fn readings_are_valid_and_their_sequence_and_time_go_up() {
@@ -211,9 +226,10 @@ mod tests {
     fn invalid_readings_are_refused_for_the_reason_they_were_made_for() {
         let mut generator = Generator::new(DEVICE, 0, 3, 1, 0.5);
         let mut counts = std::collections::HashMap::new();
-        for _ in 0..2_000 {
+        for sequence in 1..=2_000 {
             let made = generator.next(NOW_MS);
             let verdict = check_reading(&made.bytes, DEVICE, NOW_MS, &Limits::default());
+            assert_eq!(name_of(&made.bytes), (sequence, made.timestamp_ms), "every dead letter can be told");
             assert_eq!(verdict.err().map(|invalid| invalid.reason), made.invalid);
             *counts.entry(made.invalid).or_insert(0) += 1;
         }

@@ -120,8 +120,6 @@ pub struct Ledger {
     pub started_at_ms: i64,
     /// One for each device.
     pub devices: Vec<DeviceLedger>,
-    /// Whether readings without an outcome are in it; a ledger that was read from a file lacks them.
-    pub complete: bool,
 }
 
 impl Ledger {
@@ -208,7 +206,7 @@ mod tests {
             entry(Outcome::Unacknowledged, None, 2),
             Entry::HOLE,
         ];
-        let totals = Ledger { started_at_ms: 0, devices: vec![device], complete: true }.totals();
+        let totals = Ledger { started_at_ms: 0, devices: vec![device] }.totals();
         let expected =
             Totals { published: 6, resent: 3, acked: 1, dead_letters: 3, refused: 1, unacknowledged: 1 };
         assert_eq!(totals, expected);

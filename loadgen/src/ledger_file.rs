@@ -123,7 +123,7 @@ pub fn read_ledger(path: &Path) -> Result<Ledger, LedgerFileError> {
     }
     let fill = |(device, entries)| fill(device, entries).map_err(|why| content(0, &why));
     let devices = devices.into_iter().map(fill).collect::<Result<_, _>>()?;
-    Ok(Ledger { started_at_ms, devices, complete: false })
+    Ok(Ledger { started_at_ms, devices })
 }
 
 fn parse(line: &str) -> Option<(DeviceId, u64, Entry)> {

@@ -18,7 +18,7 @@ pub enum Verdict {
     Ok,
     /// A guarantee is falsified.
     Failed,
-    /// Nothing is falsified, but readings stayed without an acknowledgement.
+    /// Nothing is falsified, but readings stayed without an acknowledgement, or none was published at all.
     Incomplete,
     /// Everything is acknowledged; nobody looked whether it is stored.
     NotVerified,
@@ -104,7 +104,9 @@ impl Report {
         };
         #[allow(clippy::cast_precision_loss, reason = "readings of a run are far below 2^52")]
         let rate_per_s = if elapsed_s > 0.0 { done as f64 / elapsed_s } else { 0.0 };
-        let complete = qos == Qos::AtMostOnce || totals.unacknowledged == 0;
+        // A run that published nothing has shown nothing.
+        let acknowledged = qos == Qos::AtMostOnce || totals.unacknowledged == 0;
+        let complete = totals.published > 0 && acknowledged;
         Self {
             devices: ledger.devices.len(),
             published: totals.published,
@@ -165,5 +167,86 @@ impl Report {
             }
         }
         table.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use penstock_proto::DeviceId;
+
+    use super::*;
+    use crate::ledger::{DeviceLedger, Entry};
+
+    fn report(entries: &[(u64, u64, Outcome)], qos: Qos) -> Report {
+        let mut device = DeviceLedger::new(DeviceId::from_bytes([1; 16]), 1);
+        let entry = |(sent_us, acked_us, outcome): &(u64, u64, Outcome)| Entry {
+            sent_us: *sent_us,
+            acked_us: *acked_us,
+            outcome: *outcome,
+            sends: 1,
+            ..Entry::HOLE
+        };
+        device.entries = entries.iter().map(entry).collect();
+        Report::of_ledger(&Ledger { started_at_ms: 0, devices: vec![device] }, qos)
+    }
+
+    #[test]
+    fn the_rate_is_over_the_time_from_the_first_hand_over_to_the_last_acknowledgement() {
+        let acked = Outcome::Acknowledged;
+        let report = report(&[(500_000, 600_000, acked), (900_000, 2_500_000, acked)], Qos::AtLeastOnce);
+        assert_eq!((report.elapsed_s, report.rate_per_s, report.verdict), (2.0, 1.0, Verdict::NotVerified));
+    }
+
+    #[test]
+    fn a_run_is_a_success_only_if_something_was_published_and_all_of_it_acknowledged() {
+        let one = [(1, 0, Outcome::Unacknowledged)];
+        assert_eq!(report(&[], Qos::AtLeastOnce).verdict, Verdict::Incomplete);
+        assert_eq!(report(&one, Qos::AtLeastOnce).verdict, Verdict::Incomplete);
+        assert_eq!(report(&one, Qos::AtMostOnce).verdict, Verdict::NotVerified);
+        assert!(!Verdict::Incomplete.is_success() && !Verdict::Failed.is_success());
+    }
+
+    #[test]
+    fn a_difference_fails_a_run_and_none_makes_it_ok_only_if_it_was_complete() {
+        let verdict = |outcome, missing| {
+            let mut report = report(&[(1, 2, outcome)], Qos::AtLeastOnce);
+            let mut found = Verification::default();
+            if missing {
+                let device = DeviceId::from_bytes([1; 16]);
+                let reading = crate::verify::ReadingName { device, sequence: 1, timestamp_ms: 0 };
+                found.differences.push(crate::verify::Difference::MissingInKafka(reading));
+            }
+            report.verified(found);
+            report.verdict
+        };
+        assert_eq!(verdict(Outcome::Acknowledged, false), Verdict::Ok);
+        assert_eq!(verdict(Outcome::Acknowledged, true), Verdict::Failed);
+        assert_eq!(verdict(Outcome::Unacknowledged, false), Verdict::Incomplete);
+        assert_eq!(verdict(Outcome::Unacknowledged, true), Verdict::Failed);
+    }
+
+    #[test]
+    fn json_has_the_promised_fields_and_words() {
+        let mut report = report(&[(1, 2, Outcome::Acknowledged)], Qos::AtLeastOnce);
+        report.verified(Verification { stored_rows: Some(1), ..Verification::default() });
+        let json = serde_json::to_value(&report).unwrap();
+        for field in [
+            "published",
+            "acked",
+            "refused",
+            "dead_letters",
+            "missing",
+            "duplicates",
+            "resent",
+            "out_of_order",
+        ] {
+            assert!(json[field].is_u64(), "{field}: {json}");
+        }
+        assert_eq!((&json["stored_rows"], &json["verdict"]), (&1.into(), &"ok".into()));
+        assert!(
+            json["rate_per_s"].is_f64()
+                && json.get("puback_ms").is_some()
+                && json.get("queryable_ms").is_some()
+        );
     }
 }

@@ -39,7 +39,7 @@ fn ledger(started_at_ms: i64) -> Ledger {
             .collect();
         device
     };
-    Ledger { started_at_ms, devices: (0..DEVICES).map(device).collect(), complete: true }
+    Ledger { started_at_ms, devices: (0..DEVICES).map(device).collect() }
 }
 
 struct Stores {
@@ -120,11 +120,14 @@ impl Stores {
         self.produce(topics::READINGS, device.device, &reading.encode_to_vec(), &[])
     }
 
-    fn dead_letter(&self, device: DeviceId) -> Receipt {
-        let topic = topics::readings_topic(device);
+    fn dead_letter(&self, ledger: &Ledger, device: usize, position: u64) -> Receipt {
+        let device = &ledger.devices[device];
+        let timestamp = device.entries[usize::try_from(position).unwrap()].timestamp_ms;
+        let reading = SensorReading { timestamp, sequence: FIRST + position, ..Default::default() };
+        let topic = topics::readings_topic(device.device);
         let headers =
             [(header::REASON, Reason::TooOld.name().as_bytes()), (header::MQTT_TOPIC, topic.as_bytes())];
-        self.produce(topics::READINGS_DLQ, device, b"anything", &headers)
+        self.produce(topics::READINGS_DLQ, device.device, &reading.encode_to_vec(), &headers)
     }
 
     /// Rows of these readings (device, position).
@@ -179,7 +182,7 @@ async fn planted_differences_are_found_in_a_real_kafka_and_a_real_clickhouse() {
     let mut receipts: Vec<_> =
         records.iter().map(|(device, position)| stores.record(&ledger, *device, *position)).collect();
     // One dead letter of device 2 is lacking.
-    receipts.extend(ledger.devices[..2].iter().map(|device| stores.dead_letter(device.device)));
+    receipts.extend((0..2).map(|device| stores.dead_letter(&ledger, device, READINGS - 1)));
     for receipt in receipts {
         receipt.await.unwrap();
     }
@@ -191,16 +194,9 @@ async fn planted_differences_are_found_in_a_real_kafka_and_a_real_clickhouse() {
     stores.rows(&ledger, &[(0, 50), (2, 2)]).await;
 
     let found = stores.verify(&ledger, Some("readings_unique")).await;
-    let dead_letters = Difference::DeadLetters {
-        device: ledger.devices[2].device,
-        reason: Reason::TooOld,
-        acknowledged: 1,
-        sent: 1,
-        stored: 0,
-    };
     let expected = [
         Difference::MissingInKafka(name(&ledger, 0, 7)),
-        dead_letters,
+        Difference::MissingDeadLetter(name(&ledger, 2, READINGS - 1), Reason::TooOld),
         Difference::MissingInClickHouse(name(&ledger, 0, 7)),
         Difference::DuplicateRows(name(&ledger, 0, 50), 2),
         Difference::MissingInClickHouse(name(&ledger, 1, 100)),

@@ -14,16 +14,16 @@ use crate::common::{Common, Role, runtime};
 /// A PUBACK means that Kafka has the reading on every in-sync replica; then it becomes a row.
 #[derive(Debug, Parser)]
 #[command(name = "penstock", version, propagate_version = true, max_term_width = 110)]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(flatten)]
-    pub common: Common,
+    pub(crate) common: Common,
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run roles until SIGTERM; without names: gateway and writer in one process
     #[command(
         after_help = "Examples:\n  penstock run\n  penstock run gateway --config /etc/penstock/penstock.toml\n  \
@@ -60,7 +60,7 @@ pub enum Command {
 
 impl Command {
     /// Runs the command to its end.
-    pub fn execute(self, common: &Common) -> anyhow::Result<ExitCode> {
+    pub(crate) fn execute(self, common: &Common) -> anyhow::Result<ExitCode> {
         match self {
             Self::Run { roles } => commands::run::run(common, roles),
             Self::Config(command) => command.run(common),

@@ -9,13 +9,13 @@ use penstock_service::config::{self, Loaded};
 
 /// Where the configuration comes from: defaults <- file <- PENSTOCK_SECTION__KEY <- flags.
 #[derive(Args, Debug)]
-pub struct Common {
+pub(crate) struct Common {
     /// Configuration file [default: penstock.toml, where it exists]
     #[arg(long, short = 'c', global = true, env = config::FILE_VARIABLE, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// Set one configuration key, e.g. --set gateway.listen=127.0.0.1:8883; may be repeated
     #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = key_value)]
-    pub set: Vec<(String, String)>,
+    pub(crate) set: Vec<(String, String)>,
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {
@@ -26,7 +26,7 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 
 impl Common {
     /// Reads every layer of the configuration.
-    pub fn load(&self) -> anyhow::Result<Loaded> {
+    pub(crate) fn load(&self) -> anyhow::Result<Loaded> {
         Config::load(self.config.as_deref(), config::environment(), &self.set)
             .map_err(|errors| anyhow::anyhow!("the configuration cannot be used\n{errors}"))
     }
@@ -34,7 +34,7 @@ impl Common {
 
 /// A part of Penstock that runs until it is told to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub enum Role {
+pub(crate) enum Role {
     /// MQTT over TLS to Kafka
     Gateway,
     /// Kafka to ClickHouse
@@ -42,6 +42,6 @@ pub enum Role {
 }
 
 /// The runtime that a command's I/O runs on.
-pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")
 }

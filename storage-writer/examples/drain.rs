@@ -4,7 +4,12 @@
 //!
 //! CPU is user and system time of this process between the writer's start and the last row; that of ClickHouse is
 //! measured too where it is the devstack's own. Nothing is asserted.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a measurement that cannot go on ends")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a measurement that cannot go on ends"
+)]
 
 use std::time::{Duration, Instant};
 
@@ -47,10 +52,7 @@ async fn main() -> anyhow::Result<()> {
     let metrics = Metrics::register(&mut registry);
     let shutdown = CancellationToken::new();
     let (cpu, clickhouse_cpu, started) = (own_cpu_s()?, cpu_s(stack.clickhouse.pid()), Instant::now());
-    let writer = {
-        let (metrics, shutdown) = (metrics.clone(), shutdown.clone());
-        tokio::spawn(async move { run(&config, metrics, &Readiness::new(), shutdown).await })
-    };
+    let writer = tokio::spawn(run(&config, metrics.clone(), &Readiness::new(), shutdown.clone()));
     let mut first_row = None;
     while metrics.rows() < readings {
         anyhow::ensure!(!writer.is_finished(), "the writer ended: {:?}", writer.await);
@@ -91,7 +93,8 @@ async fn fill(config: &Config, readings: u64, devices: u64, metrics: u64) -> any
     };
     let specs = penstock_kafka::topic_specs(&config.kafka.topic_prefix, -1);
     penstock_kafka::provision(&client, &specs, Duration::from_secs(30)).await?;
-    let settings = ProducerSettings { linger_ms: 20, delivery_timeout_ms: 120_000, ..ProducerSettings::default() };
+    let settings =
+        ProducerSettings { linger_ms: 20, delivery_timeout_ms: 120_000, ..ProducerSettings::default() };
     let producer = Producer::new(&client, &settings)?;
     let topic = producer.topic(&format!("{}{READINGS}", config.kafka.topic_prefix))?;
     let (all, delivered) = receipt();
@@ -150,8 +153,10 @@ fn own_cpu_s() -> anyhow::Result<f64> {
 
 /// User and system time of another process, in seconds; 0 if it cannot be read.
 fn cpu_s(pid: Option<i32>) -> f64 {
-    let stat = pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()).unwrap_or_default();
+    let stat =
+        pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()).unwrap_or_default();
     let Some((_, fields)) = stat.rsplit_once(')') else { return 0.0 };
-    let ticks = fields.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u32>().ok()).sum::<u32>();
+    let ticks =
+        fields.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u32>().ok()).sum::<u32>();
     f64::from(ticks) / 100.0
 }

@@ -84,7 +84,9 @@ impl Metrics {
             clickhouse_up: Gauge::default(),
             commits_seen: AtomicU64::new(0),
         };
-        inner.register(registry.sub_registry_with_prefix("penstock_writer"));
+        let registry = registry.sub_registry_with_prefix("penstock_writer");
+        inner.register_storage(registry);
+        inner.register_consumer(registry);
         Self(Arc::new(inner))
     }
 
@@ -116,9 +118,9 @@ impl Metrics {
         self.0.storage_failures.get_or_create(&ReasonLabels { reason: reason.name() }).inc();
     }
 
-    /// A record is sent to the storage-failures topic again.
-    pub(crate) fn storage_failure_retried(&self) {
-        self.0.storage_failure_retries.inc();
+    /// Records are sent to the storage-failures topic again.
+    pub(crate) fn storage_failures_retried(&self, records: usize) {
+        self.0.storage_failure_retries.inc_by(records as u64);
     }
 
     /// Records came that were read before, or whose partition is not this writer's.
@@ -187,7 +189,7 @@ impl Metrics {
 }
 
 impl Inner {
-    fn register(&self, registry: &mut Registry) {
+    fn register_storage(&self, registry: &mut Registry) {
         registry.register("rows", "Rows stored in ClickHouse", self.rows.clone());
         registry.register("batches", "Blocks stored in ClickHouse", self.batches.clone());
         registry.register_with_unit(
@@ -223,6 +225,9 @@ impl Inner {
             "Records that Kafka handed out twice in one assignment, or of a partition already given up",
             self.records_skipped.clone(),
         );
+    }
+
+    fn register_consumer(&self, registry: &mut Registry) {
         registry.register("commits", "Offset commits that Kafka confirmed", self.commits.clone());
         registry.register("commit_failures", "Offset commits that failed", self.commit_failures.clone());
         registry.register(

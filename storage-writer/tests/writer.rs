@@ -10,6 +10,7 @@ use penstock_devstack::{ClickHouse, ClickHouseOptions, Stack, StackOptions};
 use penstock_kafka::ProvisionError;
 use penstock_proto::topics::{READINGS, header};
 use penstock_storage_writer::WriterError;
+use penstock_storage_writer::clickhouse::Client;
 use prost::Message;
 
 use support::fleet::{self, Rows, Source, Writer, config, failures, key, reading, until};
@@ -92,6 +93,7 @@ async fn records_that_cannot_become_rows_are_stored_with_their_reason() {
     source.readings(10, 10, 10);
     source.delivered().await;
     rows.wait_for(200).await;
+    assert!(writer.metric("penstock_writer_insert_bytes_total") > 200.0 * 75.0);
     let stored = || {
         let config = config.clone();
         tokio::task::spawn_blocking(move || failures(&config))
@@ -172,6 +174,64 @@ async fn clickhouse_that_is_killed_again_and_again_has_every_row_in_the_end() {
         clickhouse.restart().unwrap();
     }
     rows.wait_for(30_000).await;
+    writer.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_insert_that_is_refused_is_tried_until_somebody_has_repaired_the_table() {
+    let config = config(&stack().kafka, &stack().clickhouse);
+    let writer = Writer::ready(&config).await;
+    let (mut source, rows) = (Source::new(&config), Rows::of(&config));
+    let client = Client::new(&config.clickhouse).unwrap();
+    let rename =
+        |from: &str, to: &str| format!("RENAME TABLE {0}.{from} TO {0}.{to}", config.clickhouse.database);
+    client.query(&rename("readings", "hidden")).await.unwrap();
+    source.readings(10, 0, 10);
+    source.delivered().await;
+    until("the insert is refused", || async { writer.readiness.waiting_for() == ["clickhouse"] }).await;
+    assert_eq!(writer.metrics.rows(), 0);
+    let refused = "penstock_writer_insert_failures_total{class=\"permanent\",kind=\"UNKNOWN_TABLE\"}";
+    assert!(writer.metric(refused) >= 1.0);
+    client.query(&rename("hidden", "readings")).await.unwrap();
+    rows.wait_for(100).await;
+    until("the writer is ready again", || async { writer.readiness.waiting_for().is_empty() }).await;
+    writer.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_records_that_cannot_become_rows_does_not_hold_up_readings() {
+    let config = config(&stack().kafka, &stack().clickhouse);
+    let writer = Writer::ready(&config).await;
+    let (mut source, rows) = (Source::new(&config), Rows::of(&config));
+    for number in 0..20_000u32 {
+        source.record(Some(&key(number)), b"no reading");
+    }
+    source.readings(10, 0, 10);
+    source.delivered().await;
+    rows.wait_for(100).await;
+    writer.stop().await.unwrap();
+    let stored = tokio::task::spawn_blocking(move || failures(&config)).await.unwrap();
+    assert_eq!(stored.len(), 20_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_whose_kafka_was_silent_past_the_session_loses_nothing() {
+    let stack = Stack::start_async(StackOptions::default()).await.expect("the stack starts");
+    let config = config(&stack.kafka, &stack.clickhouse);
+    let writer = Writer::ready(&config).await;
+    let (mut source, rows) = (Source::new(&config), Rows::of(&config));
+    source.readings(100, 0, 50);
+    source.delivered().await;
+    until("the writer works", || async { writer.metrics.rows() > 0 }).await;
+    stack.kafka.pause().unwrap();
+    let lost = || writer.metric("penstock_writer_rebalances_total{event=\"lost\"}");
+    until("the partitions are lost", || async { lost() > 0.0 }).await;
+    until("the writer notices", || async { writer.readiness.waiting_for() == ["kafka"] }).await;
+    stack.kafka.resume().unwrap();
+    source.readings(100, 50, 50);
+    source.delivered().await;
+    rows.wait_for(10_000).await;
+    until("the writer is ready again", || async { writer.readiness.waiting_for().is_empty() }).await;
     writer.stop().await.unwrap();
 }
 

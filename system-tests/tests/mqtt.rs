@@ -77,6 +77,7 @@ fn mqtt5_4_3_1_qos_0_goes_the_same_way_without_an_ack() {
     }
     until("both records", Duration::from_secs(20), || records(&chain, ID).len() == 2);
     assert_eq!(gateway.metric("penstock_gateway_publishes_qos0_total", ""), 2.0);
+    assert_eq!(gateway.metric("penstock_gateway_delivered_unheard_total", ""), 0.0, "no ack was owed");
 }
 
 #[test]
@@ -254,7 +255,8 @@ fn half_a_packet_behind_connect_holds_up_no_ack_of_a_whole_one() {
     let _gateway = chain.gateway();
     for version in VERSIONS {
         let mut device = Device::tls(&chain, ID);
-        let [first, second] = [1, 2].map(|id| packet::publish(version, &readings_topic(ID), 1, id, &payload(1)));
+        let [first, second] =
+            [1, 2].map(|id| packet::publish(version, &readings_topic(ID), 1, id, &payload(1)));
         let (head, tail) = second.split_at(20);
         device.send(&[&packet::connect(version, "eager", 60), &first[..], head].concat());
         assert_eq!(device.packet()[0], 0x20, "CONNACK");

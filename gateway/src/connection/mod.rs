@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::mqtt::{Version, encode};
 use crate::outcome::Outcome;
 use crate::session::Session;
-use crate::window::AckWindow;
+use crate::window::{Ack, AckWindow};
 use inbound::{Inbound, Stall};
 use outbound::Outbound;
 use timer::Timer;
@@ -198,7 +198,7 @@ async fn count_remaining(mut window: AckWindow, metrics: &Metrics) {
         let resolved = poll_fn(|cx| window.poll_head(cx)).await;
         if let Err(error) = resolved.delivery {
             metrics.count_delivery_failure(&error);
-        } else {
+        } else if resolved.ack != Ack::None {
             metrics.delivered_unheard.inc();
         }
     }

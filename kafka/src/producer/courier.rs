@@ -13,6 +13,8 @@ use crate::sys::{Event, Queue};
 /// Pause after deliveries were taken: fewer, larger rounds cost a quarter less at low rates. The first delivery after a
 /// quiet time is never held back.
 const DRAIN_PAUSE: Duration = Duration::from_millis(1);
+/// Deliveries that are counted together.
+const COUNT_EVERY: usize = 256;
 /// Longest wait for an event; a wake-up ends it early.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 /// How often a retired client is asked to give up what it still holds.
@@ -61,9 +63,15 @@ impl Courier {
     /// for.
     fn round(&self, shared: &Weak<Shared>, wait: Duration) -> (usize, bool) {
         let mut met_fatal = false;
+        let mut uncounted = 0;
         let deliveries = self.queue.drain(wait, |event| match event {
             Event::Delivery(completion, result) => {
                 completion.complete(result.map_err(|code| self.generation.delivery_error(code)));
+                uncounted += 1;
+                // A round can be long while senders are busy, but not everybody waits for its end.
+                if uncounted == COUNT_EVERY {
+                    self.generation.ended(std::mem::take(&mut uncounted));
+                }
             }
             Event::Error { code, why, fatal } => {
                 met_fatal |= fatal;
@@ -73,7 +81,7 @@ impl Courier {
                 tracing::debug!(code = code.name(), why, fatal, "the Kafka producer's client met an error");
             }
         });
-        self.generation.ended(deliveries);
+        self.generation.ended(uncounted);
         (deliveries, met_fatal)
     }
 

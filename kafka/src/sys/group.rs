@@ -322,7 +322,8 @@ impl Drop for GroupClient {
             return;
         }
         let stashed = std::mem::take(&mut *self.events.rebalances.lock());
-        for rebalance in self.unanswered.lock().take().into_iter().chain(stashed) {
+        let unanswered = self.unanswered.lock().take();
+        for rebalance in unanswered.into_iter().chain(stashed) {
             let answered = match rebalance.assigned {
                 true => self.assign_committed(&rebalance.partitions),
                 false => self.unassign(&rebalance.partitions),

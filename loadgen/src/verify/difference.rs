@@ -46,19 +46,12 @@ pub enum Difference {
     RefusedStored(ReadingName),
     /// It is valid, yet it was acknowledged as a dead letter (G5).
     ValidDeadLettered(ReadingName),
-    /// The dead letters of a device with a reason are too few for what was acknowledged, or more than were sent (G5).
-    DeadLetters {
-        /// The device.
-        device: DeviceId,
-        /// The reason.
-        reason: Reason,
-        /// Dead letters that must be there.
-        acknowledged: u64,
-        /// Times such a reading was sent.
-        sent: u64,
-        /// Dead letters found.
-        stored: u64,
-    },
+    /// It was acknowledged as a dead letter, or acknowledged though it is invalid, but there is no dead letter (G5).
+    MissingDeadLetter(ReadingName, Reason),
+    /// It is a dead letter, but not for the reason it was made invalid for; `None`: it is valid (G5).
+    WrongDeadLetter(ReadingName, Reason, Option<Reason>),
+    /// There are more dead letters of it than it was sent (G5).
+    ExtraDeadLetters(ReadingName, u8, u16),
 }
 
 /// Which reading.
@@ -92,7 +85,9 @@ impl Difference {
             Self::InvalidStored(..) => "invalid-stored",
             Self::RefusedStored(_) => "refused-stored",
             Self::ValidDeadLettered(_) => "valid-dead-lettered",
-            Self::DeadLetters { .. } => "dead-letters",
+            Self::MissingDeadLetter(..) => "missing-dead-letter",
+            Self::WrongDeadLetter(..) => "wrong-dead-letter",
+            Self::ExtraDeadLetters(..) => "extra-dead-letters",
         }
     }
 }
@@ -125,10 +120,18 @@ impl fmt::Display for Difference {
             Self::ValidDeadLettered(reading) => {
                 write!(f, "{reading} is valid, but it was acknowledged as a dead letter")
             }
-            Self::DeadLetters { device, reason, acknowledged, sent, stored } => write!(
-                f,
-                "device {device} reason {reason}: {stored} dead letters, {acknowledged} acknowledged, {sent} sent"
-            ),
+            Self::MissingDeadLetter(reading, reason) => {
+                write!(f, "{reading} is {reason} and was acknowledged, but there is no dead letter")
+            }
+            Self::WrongDeadLetter(reading, stored, Some(made)) => {
+                write!(f, "{reading} is a dead letter because of {stored}, it was made {made}")
+            }
+            Self::WrongDeadLetter(reading, stored, None) => {
+                write!(f, "{reading} is a dead letter because of {stored}, but it is valid")
+            }
+            Self::ExtraDeadLetters(reading, letters, sends) => {
+                write!(f, "{reading} is {letters} dead letters, but it was sent {sends} times")
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ use penstock_proto::{DeviceId, ReadingView, Reason};
 use super::difference::Differences;
 use super::oracle::{DeadLetters, Missing, Oracle, Records};
 use super::{Progress, VerifyError};
+use crate::generator::parse_undecodable;
 use crate::ledger::Ledger;
 use crate::store::KafkaTarget;
 
@@ -56,13 +57,10 @@ fn scan_blocking(
     let missing = records.differences(&mut differences);
     let mut dead_letters = DeadLetters::new(&oracle);
     read(target, topics::READINGS_DLQ, &from, |batch| {
-        batch
-            .iter()
-            .filter_map(|record| dead_letter(&record))
-            .for_each(|(device, reason)| dead_letters.saw(device, reason));
+        batch.iter().for_each(|record| saw_dead_letter(&mut dead_letters, &record));
     })?;
-    dead_letters.differences(&mut differences);
-    Ok(Scan { records: found, missing, dead_letters: dead_letters.by_reason(), differences })
+    let dead_letters = dead_letters.differences(&mut differences);
+    Ok(Scan { records: found, missing, dead_letters, differences })
 }
 
 fn read(
@@ -93,10 +91,13 @@ fn saw_record(records: &mut Records<'_>, record: &IncomingRecord<'_>) {
     }
 }
 
-/// The device that sent a dead letter, and the reason. The MQTT topic names the device; the payload may name another.
-fn dead_letter(record: &IncomingRecord<'_>) -> Option<(DeviceId, Reason)> {
-    let reason = std::str::from_utf8(record.header(header::REASON)?).ok().and_then(Reason::from_name)?;
-    let topic = record.header(header::MQTT_TOPIC).and_then(MqttTopic::parse).map(|topic| topic.device());
-    let key = || record.key.and_then(|key| DeviceId::try_from(key).ok());
-    Some((topic.or_else(key)?, reason))
+fn saw_dead_letter(dead_letters: &mut DeadLetters<'_>, record: &IncomingRecord<'_>) {
+    let reason = record.header(header::REASON).and_then(|name| std::str::from_utf8(name).ok());
+    // The MQTT topic names the device; the payload may name another, that may be what is wrong with it.
+    let topic = record.header(header::MQTT_TOPIC).and_then(MqttTopic::parse);
+    let (Some(reason), Some(topic)) = (reason.and_then(Reason::from_name), topic) else { return };
+    let decoded = ReadingView::decode(record.payload).map(|reading| (reading.sequence, reading.timestamp_ms));
+    if let Some((sequence, timestamp_ms)) = decoded.ok().or_else(|| parse_undecodable(record.payload)) {
+        dead_letters.saw(topic.device(), sequence, timestamp_ms, reason);
+    }
 }

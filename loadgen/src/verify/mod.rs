@@ -105,7 +105,7 @@ pub struct Verification {
     pub kafka_records: Option<u64>,
     /// Rows of the run's readings in ClickHouse; absent if it was left out.
     pub stored_rows: Option<u64>,
-    /// Dead letters of the run's devices, by reason.
+    /// Dead letters of the run's readings, by reason.
     pub dead_letters_stored: BTreeMap<&'static str, u64>,
     /// Acknowledged readings that Kafka or ClickHouse lacks, each counted once.
     pub missing: u64,

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use penstock_proto::{DeviceId, Reason};
 
-use crate::ledger::{DeviceLedger, Entry, Ledger, Outcome};
+use crate::ledger::{Entry, Ledger, Outcome};
 use crate::verify::difference::{Difference, Differences, ReadingName};
 
 /// Finds readings of the ledger by what is stored.
@@ -314,69 +314,51 @@ impl Missing {
     }
 }
 
-/// What the dead-letter topic holds, by device and reason.
+/// What the dead-letter topic holds.
 pub(crate) struct DeadLetters<'o> {
     oracle: &'o Oracle<'o>,
-    stored: BTreeMap<(DeviceId, Reason), u64>,
-    /// Dead letters of the run's devices.
-    pub(crate) found: u64,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Planned {
-    acknowledged: u64,
-    sent: u64,
+    copies: Copies,
+    wrong: Differences,
+    by_reason: BTreeMap<&'static str, u64>,
 }
 
 impl<'o> DeadLetters<'o> {
     pub(crate) fn new(oracle: &'o Oracle<'o>) -> Self {
-        Self { oracle, stored: BTreeMap::new(), found: 0 }
+        let (copies, wrong) = (Copies::new(oracle.ledger), Differences::default());
+        Self { oracle, copies, wrong, by_reason: BTreeMap::new() }
     }
 
-    pub(crate) fn saw(&mut self, device: DeviceId, reason: Reason) {
-        if self.oracle.index.contains_key(&device) {
-            self.found += 1;
-            *self.stored.entry((device, reason)).or_default() += 1;
+    pub(crate) fn saw(&mut self, device: DeviceId, sequence: u64, timestamp_ms: i64, reason: Reason) {
+        let Some(place) = self.oracle.find(device, sequence, timestamp_ms) else { return };
+        self.copies.add(place);
+        *self.by_reason.entry(reason.name()).or_default() += 1;
+        let made = self.oracle.entry(place).invalid;
+        if made != Some(reason) {
+            self.wrong.push(Difference::WrongDeadLetter(self.oracle.name(place), reason, made));
         }
     }
 
-    /// Dead letters by reason.
-    pub(crate) fn by_reason(&self) -> BTreeMap<&'static str, u64> {
-        let mut reasons = BTreeMap::new();
-        for ((_, reason), count) in &self.stored {
-            *reasons.entry(reason.name()).or_default() += count;
-        }
-        reasons
-    }
-
-    pub(crate) fn differences(&self, differences: &mut Differences) {
-        let mut planned = self.oracle.ledger.devices.iter().fold(BTreeMap::new(), planned_of);
-        for key in self.stored.keys() {
-            planned.entry(*key).or_default();
-        }
-        for ((device, reason), Planned { acknowledged, sent }) in planned {
-            let stored = self.stored.get(&(device, reason)).copied().unwrap_or(0);
-            // An incomplete ledger does not know what was sent without an acknowledgement.
-            let most = if self.oracle.ledger.complete { sent.max(acknowledged) } else { u64::MAX };
-            if !(acknowledged..=most).contains(&stored) {
-                differences.push(Difference::DeadLetters { device, reason, acknowledged, sent, stored });
+    /// Dead letters of the run's readings, by reason.
+    pub(crate) fn differences(self, differences: &mut Differences) -> BTreeMap<&'static str, u64> {
+        for place in self.oracle.places() {
+            let (entry, copies) = (self.oracle.entry(place), self.copies.of(place));
+            match entry.invalid {
+                Some(reason) if copies == 0 && entry.must_be_dead_letter() => {
+                    differences.push(Difference::MissingDeadLetter(self.oracle.name(place), reason));
+                }
+                _ if u16::from(copies) > entry.sends => {
+                    differences.push(Difference::ExtraDeadLetters(
+                        self.oracle.name(place),
+                        copies,
+                        entry.sends,
+                    ));
+                }
+                _ => {}
             }
         }
+        differences.append(self.wrong);
+        self.by_reason
     }
-}
-
-fn planned_of(
-    mut planned: BTreeMap<(DeviceId, Reason), Planned>,
-    device: &DeviceLedger,
-) -> BTreeMap<(DeviceId, Reason), Planned> {
-    for entry in &device.entries {
-        if let Some(reason) = entry.invalid {
-            let planned: &mut Planned = planned.entry((device.device, reason)).or_default();
-            planned.acknowledged += u64::from(entry.must_be_dead_letter());
-            planned.sent += u64::from(entry.sends);
-        }
-    }
-    planned
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::ledger::DeviceLedger;
 
 fn device(index: u8) -> DeviceId {
     DeviceId::from_bytes([index; 16])
@@ -27,7 +28,7 @@ fn ledger(devices: &[&[(Outcome, Option<Reason>, u16)]]) -> Ledger {
             .collect();
         ledger
     });
-    Ledger { started_at_ms: 0, devices: devices.collect(), complete: true }
+    Ledger { started_at_ms: 0, devices: devices.collect() }
 }
 
 /// The differences of Kafka records given as (device, position), in order.
@@ -186,39 +187,42 @@ fn a_valid_reading_that_was_acknowledged_as_a_dead_letter_is_found_without_askin
     assert_eq!(differences.first, [Difference::ValidDeadLettered(name(0, 0))]);
 }
 
-fn differences_of_ledger(ledger: &Ledger, letters: &[(u8, Reason)]) -> Vec<Difference> {
-    let oracle = Oracle::new(ledger);
-    let mut found = DeadLetters::new(&oracle);
-    letters.iter().for_each(|(index, reason)| found.saw(device(*index), *reason));
-    let mut differences = Differences::default();
-    found.differences(&mut differences);
-    differences.first
-}
-
 #[test]
-fn dead_letters_are_counted_by_device_and_reason_against_what_was_acknowledged_and_sent() {
-    let too_old = |sends| (Outcome::DeadLettered, Some(Reason::TooOld), sends);
-    let ledger =
-        ledger(&[&[too_old(1), too_old(2), (Outcome::Unacknowledged, Some(Reason::TooOld), 1)], &[ACKED]]);
-    let differences_of = |letters: &[(u8, Reason)]| differences_of_ledger(&ledger, letters);
-    let letters = |count| vec![(0, Reason::TooOld); count];
-    let difference = |index, reason, acknowledged, sent, stored| {
-        vec![Difference::DeadLetters { device: device(index), reason, acknowledged, sent, stored }]
+fn dead_letters_are_held_against_what_was_made_invalid_acknowledged_and_sent() {
+    let too_old = |outcome, sends| (outcome, Some(Reason::TooOld), sends);
+    let ledger = ledger(&[&[
+        too_old(Outcome::DeadLettered, 1),
+        too_old(Outcome::Acknowledged, 2),
+        too_old(Outcome::Unacknowledged, 1),
+        ACKED,
+    ]]);
+    let oracle = Oracle::new(&ledger);
+    let differences_of = |letters: &[(u64, Reason)]| {
+        let mut found = DeadLetters::new(&oracle);
+        for (position, reason) in letters {
+            found.saw(device(0), 10 + position, 1_000 + i64::try_from(*position).unwrap(), *reason);
+        }
+        // Those of other runs of the same device.
+        found.saw(device(0), 10, 999, Reason::TooOld);
+        found.saw(device(7), 10, 1_000, Reason::TooOld);
+        let mut differences = Differences::default();
+        let by_reason = found.differences(&mut differences);
+        assert_eq!(by_reason.values().sum::<u64>(), letters.len() as u64);
+        differences.first
     };
-    for right in [2, 3, 4] {
-        assert_eq!(differences_of(&letters(right)), []);
+    let old =
+        |positions: &[u64]| positions.iter().map(|position| (*position, Reason::TooOld)).collect::<Vec<_>>();
+    for right in [&[0, 1][..], &[0, 1, 1], &[0, 1, 2]] {
+        assert_eq!(differences_of(&old(right)), []);
     }
-    assert_eq!(differences_of(&letters(1)), difference(0, Reason::TooOld, 2, 4, 1));
-    assert_eq!(differences_of(&letters(5)), difference(0, Reason::TooOld, 2, 4, 5));
-    let from_file = Ledger { complete: false, ..ledger.clone() };
-    assert_eq!(
-        differences_of_ledger(&from_file, &letters(5)),
-        [],
-        "a file says nothing about what is unacknowledged"
-    );
-    assert_ne!(differences_of_ledger(&from_file, &letters(1)), []);
-    let unplanned = [letters(2), vec![(1, Reason::NotFinite), (7, Reason::NotFinite)]].concat();
-    assert_eq!(differences_of(&unplanned), difference(1, Reason::NotFinite, 0, 0, 1));
+    assert_eq!(differences_of(&old(&[0, 2])), [Difference::MissingDeadLetter(name(0, 1), Reason::TooOld)]);
+    assert_eq!(differences_of(&old(&[0, 0, 1])), [Difference::ExtraDeadLetters(name(0, 0), 2, 1)]);
+    let wrong = [(0, Reason::TooOld), (1, Reason::NotFinite), (3, Reason::TooOld)];
+    let expected = [
+        Difference::WrongDeadLetter(name(0, 1), Reason::NotFinite, Some(Reason::TooOld)),
+        Difference::WrongDeadLetter(name(0, 3), Reason::TooOld, None),
+    ];
+    assert_eq!(differences_of(&wrong), expected);
 }
 
 #[test]

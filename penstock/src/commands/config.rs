@@ -10,7 +10,7 @@ use crate::common::Common;
 
 /// Look at the configuration.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Check every layer and report all errors at once, with file and line
     #[command(
         after_help = "Examples:\n  penstock config check\n  penstock config check --config deploy/penstock.toml --json"
@@ -30,7 +30,7 @@ pub enum Command {
 }
 
 impl Command {
-    pub fn run(&self, common: &Common) -> anyhow::Result<ExitCode> {
+    pub(crate) fn run(&self, common: &Common) -> anyhow::Result<ExitCode> {
         match self {
             Self::Check { json } => Ok(check(common, *json)),
             Self::Show { json } => {

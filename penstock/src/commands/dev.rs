@@ -10,11 +10,11 @@ use penstock_devstack::{HostCommand, Progress};
 use serde::Serialize;
 
 /// The hidden subcommand in which this program hosts ClickHouse.
-pub const HOST: &str = "clickhouse-host";
+pub(crate) const HOST: &str = "clickhouse-host";
 
 /// Servers for development: real ones, fetched once, started in the background.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Start Kafka and ClickHouse in the background and wait until both are ready
     #[command(after_help = "Examples:\n  penstock dev up\n  penstock dev up --free-ports --json")]
     Up(Up),
@@ -28,7 +28,7 @@ pub enum Command {
 
 /// Which servers.
 #[derive(Args, Debug)]
-pub struct Place {
+pub(crate) struct Place {
     /// Folder of state, data and logs [default: $PENSTOCK_DEV_DIR, else a folder of your user's]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -39,7 +39,7 @@ pub struct Place {
 
 /// `penstock dev up`
 #[derive(Args, Debug)]
-pub struct Up {
+pub(crate) struct Up {
     #[command(flatten)]
     place: Place,
     /// Kafka's port on 127.0.0.1
@@ -58,7 +58,7 @@ pub struct Up {
 
 /// `penstock dev down`
 #[derive(Args, Debug)]
-pub struct Down {
+pub(crate) struct Down {
     #[command(flatten)]
     place: Place,
     /// Remove data and logs too
@@ -67,7 +67,7 @@ pub struct Down {
 }
 
 impl Command {
-    pub fn run(self) -> anyhow::Result<ExitCode> {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Up(up) => up.run(),
             Self::Down(down) => down.run(),

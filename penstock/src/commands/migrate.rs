@@ -13,7 +13,7 @@ use crate::common::{Common, runtime};
 #[command(
     after_help = "Examples:\n  penstock migrate\n  penstock migrate --dry-run\n  penstock migrate --status --json"
 )]
-pub struct Migrate {
+pub(crate) struct Migrate {
     /// Print the SQL that would be run, and run nothing
     #[arg(long)]
     dry_run: bool,
@@ -26,7 +26,7 @@ pub struct Migrate {
 }
 
 impl Migrate {
-    pub fn run(&self, common: &Common) -> anyhow::Result<ExitCode> {
+    pub(crate) fn run(&self, common: &Common) -> anyhow::Result<ExitCode> {
         let config = common.load()?.config.clickhouse;
         let client = Client::new(&config)?;
         let runtime = runtime()?;

@@ -1,6 +1,6 @@
 //! What each command does.
 
-pub mod config;
-pub mod dev;
-pub mod migrate;
-pub mod run;
+pub(crate) mod config;
+pub(crate) mod dev;
+pub(crate) mod migrate;
+pub(crate) mod run;

@@ -22,7 +22,7 @@ use crate::limits;
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// Runs the named roles, or all of them, until a signal or until one fails.
-pub fn run(common: &Common, roles: Vec<Role>) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(common: &Common, roles: Vec<Role>) -> anyhow::Result<ExitCode> {
     let config = Arc::new(common.load()?.config);
     telemetry::init(&config.telemetry)?;
     limits::raise_open_files();
@@ -85,11 +85,8 @@ fn start(
         }
         Role::Writer => {
             let metrics = penstock_storage_writer::Metrics::register(registry);
-            let (config, readiness) = (Arc::clone(config), readiness.clone());
-            let shutdown = signals.shutdown.clone();
-            running.spawn(async move {
-                penstock_storage_writer::run(&config, metrics, &readiness, shutdown).await.context("writer")
-            });
+            let writer = penstock_storage_writer::run(config, metrics, readiness, signals.shutdown.clone());
+            running.spawn(async move { writer.await.context("writer") });
         }
     }
 }

@@ -25,13 +25,20 @@ impl Condition {
         Self { what, state: Mutex::new(None) }
     }
 
-    /// It did not work. Logged if it worked before, or failed in another way.
-    pub(super) fn failed(&self, kind: &str, error: &dyn fmt::Display) {
+    /// It did not work. Logged if it worked before, or failed in another way. `for_good`: it cannot work before
+    /// somebody has changed something.
+    pub(super) fn failed(&self, kind: &str, for_good: bool, error: &dyn fmt::Display) {
         let mut state = self.state.lock();
         let (since, times) =
             state.as_ref().map_or((Instant::now(), 0), |trouble| (trouble.since, trouble.times));
         let news = state.as_ref().is_none_or(|trouble| trouble.kind != kind);
-        if news {
+        if news && for_good {
+            tracing::error!(
+                kind,
+                "{} does not work until somebody changes something, trying on: {error}",
+                self.what
+            );
+        } else if news {
             tracing::warn!(kind, "{} does not work, trying again until it does: {error}", self.what);
         } else {
             tracing::debug!(kind, "{} still does not work: {error}", self.what);
@@ -62,8 +69,8 @@ mod tests {
     fn a_condition_fails_until_it_works() {
         let condition = Condition::new("testing");
         assert!(!condition.is_failing());
-        condition.failed("a", &"why");
-        condition.failed("b", &"why");
+        condition.failed("a", false, &"why");
+        condition.failed("b", true, &"why");
         assert!(condition.is_failing());
         condition.worked();
         assert!(!condition.is_failing());

@@ -198,6 +198,7 @@ impl Consume {
     fn lost(&mut self, partitions: &[TopicPartition]) -> Result<(), WriterError> {
         tracing::warn!(partitions = partitions.len(), "partitions lost: this writer was silent for too long");
         self.metrics.rebalanced("lost");
+        self.health.suspect();
         let numbers: Vec<i32> = partitions.iter().map(|partition| partition.partition).collect();
         let again = self.pipe.discard(&numbers);
         self.forget(&numbers);

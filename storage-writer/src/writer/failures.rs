@@ -4,7 +4,8 @@
 use std::borrow::Cow;
 
 use penstock_kafka::{
-    ClientSettings, DeliveryError, KafkaError, Outgoing, Producer, ProducerSettings, SendError, Topic,
+    ClientSettings, DeliveryError, KafkaError, Outgoing, Producer, ProducerSettings, Receipt, SendError,
+    Topic,
 };
 use penstock_proto::topics::header;
 use penstock_service::backoff::Backoff;
@@ -35,35 +36,71 @@ impl Failures {
         Self { settings, topic, source_topic, producer: OnceCell::new(), condition }
     }
 
-    /// Sends a record and waits until Kafka has confirmed it. Tries until it has.
+    /// Sends records and waits until Kafka has confirmed all of them. Tries until it has.
     pub(super) async fn send(
         &self,
-        refused: &Refused,
+        refused: &[Refused],
         metrics: &Metrics,
         mut backoff: Backoff,
         abort: &CancellationToken,
     ) -> Result<(), Abandoned> {
-        let mut whole = true;
-        loop {
-            match self.attempt(refused, whole).await {
-                Ok(()) => {
-                    metrics.storage_failure(refused.invalid.reason);
-                    self.condition.worked();
-                    return Ok(());
-                }
-                // The headers made it too large: they say where the record itself can be read.
-                Err(Failed::Delivery(DeliveryError::TooLarge)) if whole => whole = false,
-                Err(error) => {
-                    self.condition.failed(error.kind(), &error);
-                    metrics.storage_failure_retried();
+        let mut open: Vec<Letter<'_>> =
+            refused.iter().map(|refused| Letter { refused, whole: true }).collect();
+        while !open.is_empty() {
+            let (left, trouble) = tokio::select! {
+                biased;
+                attempt = self.attempt(open, metrics) => attempt,
+                () = abort.cancelled() => return Err(Abandoned),
+            };
+            open = left;
+            match trouble {
+                None => self.condition.worked(),
+                Some(error) => {
+                    self.condition.failed(error.kind(), false, &error);
+                    metrics.storage_failures_retried(open.len());
                     pause_unless(backoff.next(), abort).await?;
                 }
             }
         }
+        Ok(())
     }
 
-    async fn attempt(&self, refused: &Refused, whole: bool) -> Result<(), Failed> {
-        let (producer, topic) = self.producer.get_or_try_init(|| async { self.connect() }).await?;
+    /// Sends all letters at once, then waits for the receipts. Returns those to be sent again, and what the trouble
+    /// was, if it is one that a pause can help.
+    async fn attempt<'r>(
+        &self,
+        letters: Vec<Letter<'r>>,
+        metrics: &Metrics,
+    ) -> (Vec<Letter<'r>>, Option<Failed>) {
+        let (producer, topic) = match self.producer.get_or_try_init(|| async { self.connect() }).await {
+            Ok(connected) => connected,
+            Err(error) => return (letters, Some(error.into())),
+        };
+        let (mut left, mut trouble) = (Vec::new(), None);
+        let sent: Vec<_> =
+            letters.into_iter().map(|letter| (self.post(producer, topic, letter), letter)).collect();
+        for (receipt, letter) in sent {
+            let result = match receipt {
+                Ok(receipt) => receipt.await.map_err(Failed::Delivery),
+                Err(error) => Err(error),
+            };
+            match result {
+                Ok(()) => metrics.storage_failure(letter.refused.invalid.reason),
+                // The headers made it too large: they say where the record itself can be read.
+                Err(Failed::Delivery(DeliveryError::TooLarge)) if letter.whole => {
+                    left.push(Letter { whole: false, ..letter });
+                }
+                Err(error) => {
+                    left.push(letter);
+                    trouble = Some(error);
+                }
+            }
+        }
+        (left, trouble)
+    }
+
+    fn post(&self, producer: &Producer, topic: &Topic, letter: Letter<'_>) -> Result<Receipt, Failed> {
+        let Letter { refused, whole } = letter;
         let (partition, offset) = (refused.partition.to_string(), refused.offset.to_string());
         let detail = detail(refused, whole);
         let headers: [(&str, &[u8]); 5] = [
@@ -83,7 +120,7 @@ impl Failures {
         };
         let (completion, receipt) = penstock_kafka::receipt();
         match producer.send(record, completion) {
-            Ok(()) => receipt.await.map_err(Failed::Delivery),
+            Ok(()) => Ok(receipt),
             Err(SendError::QueueFull(_)) => Err(Failed::QueueFull),
             Err(SendError::Permanent { error, .. }) => Err(Failed::Delivery(error)),
         }
@@ -95,6 +132,13 @@ impl Failures {
         let topic = producer.topic(&self.topic)?;
         Ok((producer, topic))
     }
+}
+
+/// A record on its way to the topic; not `whole` where it is too large for it.
+#[derive(Clone, Copy)]
+struct Letter<'r> {
+    refused: &'r Refused,
+    whole: bool,
 }
 
 fn detail(refused: &Refused, whole: bool) -> Cow<'_, str> {

@@ -16,22 +16,29 @@ pub(super) struct KafkaHealth {
     latch: Latch,
     condition: Condition,
     errors: u64,
+    suspect: bool,
 }
 
 impl KafkaHealth {
     /// Kafka has answered: its latch is set.
     pub(super) fn new(latch: Latch) -> Self {
         latch.set(true);
-        Self { latch, condition: Condition::new("reading from Kafka"), errors: 0 }
+        Self { latch, condition: Condition::new("reading from Kafka"), errors: 0, suspect: false }
+    }
+
+    /// Kafka may be away although no error says so: it is asked at the next look.
+    pub(super) const fn suspect(&mut self) {
+        self.suspect = true;
     }
 
     /// Looks at what the consumer reported since the last time. After an error it asks Kafka, until it answers again.
     pub(super) fn look(&mut self, consumer: &Consumer, topic: &Arc<str>) {
         let errors = consumer.errors();
-        if errors == self.errors && !self.condition.is_failing() {
+        if errors == self.errors && !self.suspect && !self.condition.is_failing() {
             return;
         }
         self.errors = errors;
+        self.suspect = false;
         match consumer.watermarks(&TopicPartition::new(Arc::clone(topic), 0), PROBE_TIMEOUT) {
             Ok(_) => {
                 self.condition.worked();
@@ -39,7 +46,7 @@ impl KafkaHealth {
             }
             Err(error) => {
                 let reported = consumer.last_error().unwrap_or(&error);
-                self.condition.failed("unreachable", reported);
+                self.condition.failed("unreachable", false, reported);
                 self.latch.set(false);
             }
         }

@@ -2,7 +2,8 @@
 //!
 //! A thread of its own polls Kafka and fills batches; tasks insert them; offsets are committed only up to the first
 //! batch that is not stored. A row that is inserted twice has the same key and becomes one. Memory is bounded by
-//! `(inserts_inflight_max + 1) * batch_bytes_max + 2 * fetch_bytes_max`.
+//! `(inserts_inflight_max + 2) * batch_bytes_max + 2 * fetch_bytes_max`: batches under way, the one being filled and
+//! the room its buffers grow into; what librdkafka has fetched, and one poll beyond a full batch.
 
 mod condition;
 mod consume;
@@ -64,22 +65,32 @@ pub enum WriterError {
 /// Runs the writer until `shutdown` is cancelled; then it stores what it has read, commits and leaves the group
 /// within `writer.drain_timeout_ms`.
 ///
-/// Waits for a Kafka or ClickHouse that is not there. Readiness gets the latches `kafka`, `clickhouse` and `schema`.
+/// Waits for a Kafka or ClickHouse that is not there. Readiness gets the latches `kafka`, `clickhouse` and `schema`
+/// at once, before the future is polled.
 ///
 /// # Errors
 /// [`WriterError`] where waiting cannot help: a wrong password, a topic with another number of partitions, a schema
 /// that was tampered with, a consumer that was fenced off.
-pub async fn run(
+pub fn run(
     config: &Config,
     metrics: Metrics,
     readiness: &Readiness,
     shutdown: CancellationToken,
-) -> Result<(), WriterError> {
+) -> impl Future<Output = Result<(), WriterError>> + Send + use<> {
     let latches = Latches::new(readiness);
+    run_with(config.clone(), metrics, latches, shutdown)
+}
+
+async fn run_with(
+    config: Config,
+    metrics: Metrics,
+    latches: Latches,
+    shutdown: CancellationToken,
+) -> Result<(), WriterError> {
     let client = Client::new(&config.clickhouse)?;
     let ready = tokio::try_join!(
-        start::topics(config, &shutdown),
-        start::schema(&client, config, &latches, &shutdown),
+        start::topics(&config, &shutdown),
+        start::schema(&client, &config, &latches, &shutdown),
     )?;
     if ready != (true, true) {
         return Ok(());
@@ -90,18 +101,23 @@ pub async fn run(
     let abort = CancellationToken::new();
     let _guards = (stop.clone().drop_guard(), abort.clone().drop_guard());
     let Latches { kafka, clickhouse, .. } = latches;
-    let consume = {
-        let health = KafkaHealth::new(kafka);
-        let store = store(config, client, clickhouse, metrics.clone(), abort);
-        consume(config, store, health, metrics)?
-    };
+    let health = KafkaHealth::new(kafka);
+    let store = store(&config, client, clickhouse, metrics.clone(), abort);
+    let consume = consume(&config, store, health, metrics)?;
     tracing::info!(group = config.writer.group, "writer is ready");
+    on_thread(move || consume.run(&stop)).await
+}
+
+/// Runs `work` on a thread of its own: polling Kafka blocks.
+async fn on_thread(
+    work: impl FnOnce() -> Result<(), WriterError> + Send + 'static,
+) -> Result<(), WriterError> {
     let (ended_in, ended) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
         .name("penstock-writer".to_owned())
         .spawn(move || {
             // Nobody is left to hear it if the future was dropped.
-            let _ = ended_in.send(consume.run(&stop));
+            let _ = ended_in.send(work());
         })
         .map_err(|error| WriterError::Thread(error.to_string()))?;
     ended.await.unwrap_or_else(|_| Err(WriterError::Thread("it panicked".to_owned())))

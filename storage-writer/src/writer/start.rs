@@ -59,7 +59,7 @@ pub(super) async fn topics(config: &Config, shutdown: &CancellationToken) -> Res
                 condition.worked();
                 return Ok(true);
             }
-            Err(error) if error.is_transient() => condition.failed("unreachable", &error),
+            Err(error) if error.is_transient() => condition.failed("unreachable", false, &error),
             Err(error) => return Err(error.into()),
         }
         if pause_unless(backoff.next(), shutdown).await.is_err() {
@@ -90,7 +90,7 @@ pub(super) async fn schema(
                 return Ok(true);
             }
             Err(error) if error.is_transient() => {
-                condition.failed(error.call_error().map_or("schema", CallError::kind), &error);
+                condition.failed(error.call_error().map_or("schema", CallError::kind), false, &error);
             }
             Err(error) => return Err(error.into()),
         }

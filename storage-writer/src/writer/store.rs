@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::condition::Condition;
 use super::failures::Failures;
 use crate::batch::Cut;
-use crate::clickhouse::CallError;
+use crate::clickhouse::{CallError, Class};
 use crate::insert::{Inserter, Outcome};
 use crate::metrics::Metrics;
 
@@ -37,12 +37,7 @@ impl Store {
     /// Stores everything in `cut`, which is the `number`-th of this process.
     pub(super) async fn store(self: Arc<Self>, cut: Cut, number: u64) -> Result<(), Abandoned> {
         let rows = async { if cut.rows == 0 { Ok(()) } else { self.store_rows(&cut, number).await } };
-        let refused = async {
-            for refused in &cut.refused {
-                self.failures.send(refused, &self.metrics, self.backoff(), &self.abort).await?;
-            }
-            Ok(())
-        };
+        let refused = self.failures.send(&cut.refused, &self.metrics, self.backoff(), &self.abort);
         tokio::try_join!(rows, refused).map(drop)
     }
 
@@ -80,7 +75,7 @@ impl Store {
         self.metrics.insert_failed(error);
         self.metrics.clickhouse_up(false);
         self.clickhouse.set(false);
-        self.condition.failed(error.kind(), error);
+        self.condition.failed(error.kind(), error.class() == Class::Permanent, error);
     }
 
     fn backoff(&self) -> Backoff {

@@ -14,6 +14,7 @@ use penstock_service::Config;
 use penstock_service::admin::Readiness;
 use penstock_storage_writer::clickhouse::Client;
 use penstock_storage_writer::{Metrics, WriterError, run};
+use prometheus_client::registry::Registry;
 use prost::Message;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -47,22 +48,19 @@ fn settings(config: &Config) -> ClientSettings {
 pub struct Writer {
     pub metrics: Metrics,
     pub readiness: Readiness,
+    registry: Registry,
     shutdown: CancellationToken,
     task: JoinHandle<Result<(), WriterError>>,
 }
 
 impl Writer {
     pub fn start(config: &Config) -> Self {
-        let mut registry = prometheus_client::registry::Registry::default();
+        let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         let readiness = Readiness::new();
         let shutdown = CancellationToken::new();
-        let task = {
-            let (config, metrics) = (config.clone(), metrics.clone());
-            let (readiness, shutdown) = (readiness.clone(), shutdown.clone());
-            tokio::spawn(async move { run(&config, metrics, &readiness, shutdown).await })
-        };
-        Self { metrics, readiness, shutdown, task }
+        let task = tokio::spawn(run(config, metrics.clone(), &readiness, shutdown.clone()));
+        Self { metrics, readiness, registry, shutdown, task }
     }
 
     /// Starts a writer and waits until it is ready.
@@ -74,9 +72,15 @@ impl Writer {
 
     pub async fn wait_ready(&self) {
         let is_ready = || async { self.task.is_finished() || self.readiness.waiting_for().is_empty() };
-        // Latches are added when the writer begins.
-        tokio::task::yield_now().await;
         until("the writer is ready", is_ready).await;
+    }
+
+    /// The value of a metric by its name with labels, as `/metrics` shows it; 0 if it is not shown.
+    pub fn metric(&self, name: &str) -> f64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().unwrap())
     }
 
     /// Asks it to stop and waits until it has.

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use penstock_proto::topics::readings_topic;
-use penstock_system_tests::{Chain, Version, packet, reading};
+use penstock_proto::DeviceId;
+use penstock_proto::topics::{READINGS_DLQ, readings_topic};
+use penstock_system_tests::{Chain, Device, Received, Version, packet, reading};
 use prost::Message;
 
 use crate::support::{BAD, Scene, VERSIONS};
@@ -52,11 +53,7 @@ fn mqtt5_3_3_publishes_that_break_a_rule() {
             0x81,
         );
     }
-    assert_eq!(
-        scene.chain.records(penstock_proto::topics::READINGS_DLQ).len(),
-        0,
-        "none of it is a dead letter"
-    );
+    assert_eq!(scene.chain.records(READINGS_DLQ).len(), 0, "none of it is a dead letter");
 }
 
 #[test]
@@ -124,15 +121,11 @@ fn many_unfinished_packets_together_have_a_limit() {
         half.truncate(600 << 10);
         let mut first = scene.device(Version::V5);
         first.send(&half);
-        let mut second = penstock_system_tests::Device::connect(
-            &scene.chain,
-            penstock_proto::DeviceId::from_bytes([0xbb; 16]),
-            Version::V5,
-        );
+        let mut second = Device::connect(&scene.chain, DeviceId::from_bytes([0xbb; 16]), Version::V5);
         second.send(&half);
         // Which of the two is heard last is the kernel's to decide.
         let reasons = [first, second].map(|mut device| match device.receive(Duration::from_secs(2)) {
-            penstock_system_tests::Received::Packet(packet) => Some((packet[0], packet[2])),
+            Received::Packet(packet) => Some((packet[0], packet[2])),
             _ => None,
         });
         assert!(reasons.contains(&Some((0xe0, 0x97))), "{reasons:?}");

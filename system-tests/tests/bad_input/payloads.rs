@@ -6,7 +6,9 @@ use penstock_devstack::{Kafka, KafkaOptions, Stack};
 use penstock_proto::topics::{READINGS, READINGS_DLQ, batch_topic, header, readings_topic};
 use penstock_proto::v1::{ReadingBatch, SensorReading};
 use penstock_proto::{DeviceId, Reason};
-use penstock_system_tests::{Chain, Device, Received, Record, Version, now_ms, reading, shared_stack};
+use penstock_system_tests::{
+    Chain, Device, Received, Record, Version, now_ms, packet, reading, shared_stack,
+};
 use prost::Message;
 
 use crate::support::{BAD, Scene, VERSIONS};
@@ -98,7 +100,7 @@ fn mqtt5_4_3_3_with_qos_2_the_refusal_is_in_pubrec_and_ends_the_exchange() {
     let mut device = scene.device(Version::V311);
     device.publish(&topic, 2, 1, GARBAGE);
     assert_eq!(device.packet(), [0x50, 2, 0, 1]);
-    device.send(&penstock_system_tests::packet::pubrel(1));
+    device.send(&packet::pubrel(1));
     assert_eq!(device.packet(), [0x70, 2, 0, 1], "PUBCOMP: 3.1.1 knows no error");
     assert_eq!(dead_letters_of(&scene, BAD).len(), 2);
     assert_eq!(readings_of(&scene, BAD).len(), 1);
