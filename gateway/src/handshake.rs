@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use penstock_proto::DeviceId;
 use rustls::Error as RustlsError;
+use rustls::server::Acceptor;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::outcome::Outcome;
@@ -41,11 +42,11 @@ impl Handshakes {
     }
 
     async fn shake_unbounded(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        // A socket that says nothing must not hold a permit from those that do. `readable` would not do: it may resolve
-        // with nothing to read.
-        stream.peek(&mut [0]).await?;
+        // A permit pays for the costly half, which begins with a whole ClientHello: a socket that says nothing, or a byte
+        // at a time, must not hold one from those that say what they want.
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
         let _permit = self.permits.acquire().await.map_err(io::Error::other)?;
-        TlsAcceptor::from(self.tls.current()).accept_with(stream, tls::bound_buffers).await
+        hello.into_stream_with(self.tls.current(), tls::bound_buffers).await
     }
 }
 
