@@ -180,9 +180,9 @@ for round in $(seq "$rounds"); do
     "$target/release/examples/drain" "$rows" | tee -a "$root/drain.json" >&2
 done
 json() { sed -n "s/.*\"$1\": *\([0-9.]*\).*/\1/p" "$root/drain.json" | median; }
-printf '| writer: rows per CPU second of its own process | %s |\n' "$(json rows_per_cpu_s)" >>"$root/table"
-printf '| writer: CPU per row | %s us |\n' "$(json writer_us_per_row)" >>"$root/table"
-printf '| ClickHouse: CPU per row of those inserts | %s us |\n' "$(json clickhouse_us_per_row)" >>"$root/table"
+printf '| writer: rows per CPU second of its own process | %.0f |\n' "$(json rows_per_cpu_s)" >>"$root/table"
+printf '| writer: CPU per row | %.2f us |\n' "$(json writer_us_per_row)" >>"$root/table"
+printf '| ClickHouse: CPU per row of those inserts | %.2f us |\n' "$(json clickhouse_us_per_row)" >>"$root/table"
 }
 
 [[ $parts != *" gateway "* ]] || measure_gateway
