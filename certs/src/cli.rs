@@ -28,7 +28,7 @@ pub enum Command {
         after_help = "Example:\n  penstock certs server --dir certs gateway.example.org localhost 127.0.0.1"
     )]
     Server(Server),
-    /// Sign the certificate of one device: devices/<UUID>.pem and .key
+    /// Sign the certificate of one device: devices/UUID.pem and .key
     #[command(after_help = "Examples:\n  penstock certs device --dir certs\n  \
         penstock certs device --dir certs 0a1b2c3d-0000-4000-8000-0123456789ab")]
     Device(Device),

@@ -31,7 +31,7 @@ async fn main() -> Result<()> {
     let name = format!("throughput-{now}");
     let client = ClientSettings { brokers, client_id: "throughput".into(), properties: BTreeMap::new() };
     let partitions = i32::try_from(PARTITIONS)?;
-    let spec = TopicSpec { name: name.clone(), partitions, replication_factor: -1, config: Vec::new() };
+    let spec = TopicSpec { name: name.clone(), partitions, replication_factor: -1, ..TopicSpec::default() };
     provision(&client, &[spec], PATIENCE).await?;
     let result = measure(&client, &name, records).await;
     delete_topics(&client, &[&name], PATIENCE).await?;

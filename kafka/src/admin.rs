@@ -14,7 +14,7 @@ use crate::{ClientSettings, KafkaError};
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a topic must look like.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TopicSpec {
     /// Name, prefix included.
     pub name: String,
@@ -22,8 +22,10 @@ pub struct TopicSpec {
     pub partitions: i32,
     /// Replicas of each partition when it is created; -1: the broker's default. Not checked afterwards.
     pub replication_factor: i32,
-    /// Settings of the topic, such as `cleanup.policy`; only these are checked.
+    /// Settings of the topic, such as `cleanup.policy`; only these are checked. `max.message.bytes` may be larger.
     pub config: Vec<(String, String)>,
+    /// Settings that a topic is created with and that are its operator's afterwards, such as `retention.ms`.
+    pub initial: Vec<(String, String)>,
 }
 
 /// Topics are not as they must be.
@@ -292,7 +294,7 @@ impl Admin {
             })?;
             for (key, expected) in &topic.config {
                 let found = settings.get(key).map_or("", String::as_str);
-                if !is_same_setting(found, expected) {
+                if !satisfies(key, found, expected) {
                     return Err(ProvisionError::WrongSetting {
                         topic: topic.name.clone(),
                         key: key.clone(),
@@ -311,8 +313,13 @@ fn may_pass(code: Code) -> bool {
     code.is_retriable() || code == Code::TOO_FEW_BROKERS
 }
 
-/// Whether two values of a setting mean the same: lists have no order.
-fn is_same_setting(found: &str, expected: &str) -> bool {
+/// Whether a setting is as it must be: a size may be larger, and lists have no order.
+fn satisfies(key: &str, found: &str, expected: &str) -> bool {
+    if key == "max.message.bytes"
+        && let (Ok(found), Ok(expected)) = (found.parse::<u64>(), expected.parse::<u64>())
+    {
+        return found >= expected;
+    }
     let sorted = |value: &str| {
         let mut parts: Vec<_> = value.split(',').map(|part| part.trim().to_owned()).collect();
         parts.sort();
@@ -327,10 +334,17 @@ mod tests {
 
     #[test]
     fn lists_are_compared_without_their_order() {
-        assert!(is_same_setting("compact,delete", "delete, compact"));
-        assert!(is_same_setting("604800000", "604800000"));
-        assert!(!is_same_setting("604800000", "60480000"));
-        assert!(!is_same_setting("", "compact"));
+        assert!(satisfies("cleanup.policy", "compact,delete", "delete, compact"));
+        assert!(satisfies("retention.ms", "604800000", "604800000"));
+        assert!(!satisfies("retention.ms", "604800000", "60480000"));
+        assert!(!satisfies("cleanup.policy", "", "compact"));
+    }
+
+    #[test]
+    fn a_topic_may_take_larger_records_than_it_must() {
+        assert!(satisfies("max.message.bytes", "1048588", "1048576"));
+        assert!(satisfies("max.message.bytes", "1048576", "1048576"));
+        assert!(!satisfies("max.message.bytes", "1048575", "1048576"));
     }
 
     #[test]

@@ -15,9 +15,9 @@ pub fn topic_specs(prefix: &str, replication_factor: i16) -> Vec<TopicSpec> {
         replication_factor: i32::from(replication_factor),
         config: vec![
             ("cleanup.policy".to_owned(), "delete".to_owned()),
-            ("retention.ms".to_owned(), (u64::from(contract.retention_days) * DAY_MS).to_string()),
             ("max.message.bytes".to_owned(), contract.record_bytes_max.to_string()),
         ],
+        initial: vec![("retention.ms".to_owned(), (u64::from(contract.retention_days) * DAY_MS).to_string())],
     };
     CONTRACTS.iter().map(spec).collect()
 }
@@ -32,7 +32,7 @@ mod tests {
         assert_eq!(specs.len(), CONTRACTS.len());
         assert_eq!(specs[0].name, "t.iot.events.sensor-readings");
         assert_eq!((specs[0].partitions, specs[0].replication_factor), (48, -1));
-        assert!(specs[0].config.contains(&("retention.ms".to_owned(), "604800000".to_owned())));
+        assert!(specs[0].initial.contains(&("retention.ms".to_owned(), "604800000".to_owned())));
         assert!(specs[0].config.contains(&("max.message.bytes".to_owned(), "1048576".to_owned())));
     }
 }

@@ -13,6 +13,8 @@ use crate::{Batch, ClientSettings, KafkaError, TopicPartition};
 
 /// How long opening a scan may ask Kafka for partitions and offsets.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause before Kafka is asked again.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Bound on the records of one batch, whatever is asked for.
 const RECORDS_MAX: usize = 1 << 20;
@@ -51,16 +53,18 @@ impl Scanner {
         read_committed: bool,
     ) -> Result<Self, KafkaError> {
         let group = GroupClient::new(&scanner_properties(client, read_committed)?)?;
-        let begin = Instant::now();
-        let left = || OPEN_TIMEOUT.saturating_sub(begin.elapsed());
+        let patience = Patience(Instant::now());
         let mut ranges = BTreeMap::new();
-        for partition in group.client().partitions(topic, left())? {
-            ranges.insert(partition, group.client().watermarks(topic, partition, left())?);
+        for partition in group.client().partitions(topic, OPEN_TIMEOUT)? {
+            let range = patience.ask(|left| group.client().watermarks(topic, partition, left))?;
+            ranges.insert(partition, range);
         }
         let starts = match from {
             ScanFrom::Beginning => ranges.iter().map(|(partition, (low, _))| (*partition, *low)).collect(),
             ScanFrom::Offsets(offsets) => offsets.clone(),
-            ScanFrom::TimestampMs(time_ms) => starts_by_time(&group, topic, &ranges, *time_ms, left())?,
+            ScanFrom::TimestampMs(time_ms) => {
+                patience.ask(|left| starts_by_time(&group, topic, &ranges, *time_ms, left))?
+            }
         };
         let name: Arc<str> = topic.into();
         let mut ends = Ends::default();
@@ -157,6 +161,21 @@ fn describe(message: Message<'_>) -> String {
     match message.topic() {
         "" => message.error_text(),
         topic => format!("{topic}[{}]: {}", message.partition(), message.error_text()),
+    }
+}
+
+/// Asks until [`OPEN_TIMEOUT`] after a moment: a broker names leaders of new partitions a little before it leads them.
+struct Patience(Instant);
+
+impl Patience {
+    fn ask<T>(&self, ask: impl Fn(Duration) -> Result<T, KafkaError>) -> Result<T, KafkaError> {
+        loop {
+            let left = OPEN_TIMEOUT.saturating_sub(self.0.elapsed());
+            match ask(left) {
+                Err(error) if error.is_transient() && left > RETRY_PAUSE => std::thread::sleep(RETRY_PAUSE),
+                answer => return answer,
+            }
+        }
     }
 }
 

@@ -61,6 +61,16 @@ fn a_wrong_setting_is_named_and_only_given_settings_count() {
 }
 
 #[test]
+fn an_initial_setting_is_set_and_then_the_operators() {
+    let name = unique("initial");
+    let initial =
+        |value: &str| TopicSpec { initial: vec![("retention.ms".into(), value.into())], ..spec(&name, 2) };
+    provisioned(&[initial("60000")]).unwrap();
+    provisioned(&[configured(&name, "retention.ms", "60000")]).unwrap();
+    provisioned(&[initial("70000")]).unwrap();
+}
+
+#[test]
 fn what_kafka_refuses_is_said_in_its_words() {
     let error = provisioned(&[configured(&unique("bad"), "retention.ms", "soon")]).unwrap_err();
     assert!(matches!(&error, ProvisionError::Refused { code, .. } if code == "INVALID_CONFIG"), "{error}");

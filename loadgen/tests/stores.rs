@@ -63,7 +63,7 @@ impl Stores {
             name: format!("planted.{name}"),
             partitions,
             replication_factor: 1,
-            config: Vec::new(),
+            ..TopicSpec::default()
         };
         let topics = [topic(topics::READINGS, 4), topic(topics::READINGS_DLQ, 2)];
         provision(&settings, &topics, Duration::from_secs(30)).await.unwrap();

@@ -303,7 +303,7 @@ async fn a_topic_with_another_number_of_partitions_ends_the_writer_with_a_clear_
         name: format!("{}{READINGS}", config.kafka.topic_prefix),
         partitions: 3,
         replication_factor: -1,
-        config: Vec::new(),
+        ..penstock_kafka::TopicSpec::default()
     };
     penstock_kafka::provision(&settings, &[topic], fleet::PATIENCE).await.unwrap();
     let error = Writer::start(&config).ended().await.unwrap_err();

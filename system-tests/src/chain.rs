@@ -17,7 +17,6 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::process::{Penstock, program, run_to_end};
-use crate::wait::until_some;
 
 /// The servers that all tests of a test binary share; for tests that harm no server.
 pub fn shared_stack() -> Stack {
@@ -177,14 +176,7 @@ impl Chain {
     /// Every record of one of the contract's topics: partition, key, payload, and headers as text.
     pub fn records(&self, topic: &str) -> Vec<Record> {
         let topic = format!("{}{topic}", self.prefix);
-        // A broker names leaders of new partitions a moment before it leads them.
-        let mut scanner = until_some("every partition to be led", Duration::from_secs(30), || {
-            match Scanner::open(&self.kafka(), &topic, &ScanFrom::Beginning, false) {
-                Ok(scanner) => Some(scanner),
-                Err(error) if error.is_transient() => None,
-                Err(error) => panic!("cannot scan {topic}: {error}"),
-            }
-        });
+        let mut scanner = Scanner::open(&self.kafka(), &topic, &ScanFrom::Beginning, false).unwrap();
         let mut records = Vec::new();
         while let Some(batch) = scanner.next_batch(1000, Duration::from_secs(10)).unwrap() {
             records.extend(batch.iter().map(|record| {

@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 #[test]
 fn clickhouse_away_for_20_seconds_under_load_nothing_is_missing_and_memory_stays_flat() {
-    let chain = Chain::new(Stack::start(&StackOptions::default()).unwrap());
+    // Small batches, so that they are full and partitions are paused long before ClickHouse is back.
+    let chain =
+        Chain::new(Stack::start(&StackOptions::default()).unwrap()).with("writer.batch_rows_max", "500");
     let _gateway = chain.gateway();
     let writer = chain.writer("writer");
     let runtime = Runtime::new().unwrap();
@@ -39,6 +41,7 @@ fn clickhouse_away_for_20_seconds_under_load_nothing_is_missing_and_memory_stays
         largest = largest.max(writer.resident_bytes());
         thread::sleep(Duration::from_millis(200));
     }
+    assert!(writer.metric("penstock_writer_paused", "") > 0.0, "reading pauses while ClickHouse is away");
     assert!(stats.acked.get() > acked_before + 10_000, "devices must not notice that ClickHouse is away");
     assert!(largest < before + (96 << 20), "memory grew from {before} to {largest} bytes");
     chain.stack.clickhouse.restart().unwrap();

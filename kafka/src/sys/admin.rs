@@ -247,7 +247,7 @@ impl NewTopic {
             (NonNull::new(topic), text(why.as_ptr()))
         };
         let topic = topic.map(Self).ok_or_else(|| Code::INVALID_ARG.error(&format!("{what}: {why}")))?;
-        for (key, value) in &spec.config {
+        for (key, value) in spec.config.iter().chain(&spec.initial) {
             let (Ok(key), Ok(value)) = (CString::new(key.as_str()), CString::new(value.as_str())) else {
                 return Err(Code::INVALID_ARG.error(&what));
             };

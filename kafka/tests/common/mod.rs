@@ -41,7 +41,7 @@ pub fn unique(name: &str) -> String {
 }
 
 pub fn spec(name: &str, partitions: i32) -> TopicSpec {
-    TopicSpec { name: name.into(), partitions, replication_factor: -1, config: Vec::new() }
+    TopicSpec { name: name.into(), partitions, replication_factor: -1, ..TopicSpec::default() }
 }
 
 /// Creates a topic of its own.

@@ -80,7 +80,8 @@ fn a_port_that_is_taken_is_named() {
 fn a_topic_with_another_number_of_partitions_is_named() {
     let chain = Chain::shared();
     let topic = format!("{}{READINGS}", chain.prefix);
-    let spec = TopicSpec { name: topic.clone(), partitions: 3, replication_factor: 1, config: Vec::new() };
+    let spec =
+        TopicSpec { name: topic.clone(), partitions: 3, replication_factor: 1, ..TopicSpec::default() };
     let create = async { provision(&chain.kafka(), &[spec], Duration::from_secs(20)).await };
     Runtime::new().unwrap().block_on(create).unwrap();
     for role in ["gateway", "writer"] {
