@@ -48,7 +48,7 @@ impl Migrate {
             println!("{}", serde_json::to_string(statuses)?);
         } else {
             for status in statuses {
-                println!("{:04} {:<12} {:?}", status.version, status.name, status.state);
+                println!("{:04} {:<12} {}", status.version, status.name, describe(&status.state));
             }
         }
         let changed = statuses.iter().find_map(migrations::changed);
@@ -72,5 +72,14 @@ impl Migrate {
             }
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn describe(state: &State) -> String {
+    match state {
+        State::Pending => "pending".to_owned(),
+        State::Applied { applied_at } => format!("applied {applied_at}"),
+        State::Changed { applied_at, .. } => format!("applied {applied_at} from a file with another content"),
+        State::Newer { applied_at } => format!("applied {applied_at} by a newer penstock"),
     }
 }

@@ -6,9 +6,9 @@ use super::suggest::closest;
 
 const PREFIX: &str = "PENSTOCK_";
 
-/// Variables with the prefix that are not keys: the configuration file, the devstack's cache, settings of
-/// tests.
-const OTHERS: [&str; 2] = ["PENSTOCK_CONFIG", "PENSTOCK_CACHE"];
+/// Variables with the prefix that are not keys: the configuration file, the devstack's own, settings of tests.
+const OTHERS: [&str; 4] =
+    ["PENSTOCK_CONFIG", "PENSTOCK_CACHE", "PENSTOCK_DEV_DIR", "PENSTOCK_CLICKHOUSE_HOST"];
 const TESTS: &str = "PENSTOCK_TEST_";
 
 /// The variables of this process, for [`Config::load`](super::Config::load). Bytes that are not UTF-8 are
@@ -96,6 +96,8 @@ mod tests {
             "PENSTOCK_GATEWAY_PORT_8883_TCP_PORT",
             "PENSTOCK_CONFIG",
             "PENSTOCK_CACHE",
+            "PENSTOCK_DEV_DIR",
+            "PENSTOCK_CLICKHOUSE_HOST",
             "PENSTOCK_TEST_KAFKA",
             "PATH",
         ] {

@@ -107,7 +107,7 @@ is in effect and where it came from, passwords as `***`.
 Relative paths in the configuration file, and defaults when a file was read, are relative to the file's folder; in the
 environment and in flags they are relative to the working directory. A configuration file has at most 1 MiB.
 
-`PENSTOCK_CONFIG`, `PENSTOCK_CACHE`, `PENSTOCK_TEST_…` and the variables that Kubernetes adds for a service named
+`PENSTOCK_CONFIG`, `PENSTOCK_CACHE`, `PENSTOCK_DEV_DIR`, `PENSTOCK_TEST_…` and the variables that Kubernetes adds for a service named
 `penstock…` are not keys; any other `PENSTOCK_…` variable is.
 ";
 
