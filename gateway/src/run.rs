@@ -1,6 +1,5 @@
 //! The gateway role: from configuration to a listening socket, and down again in good order.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -135,13 +134,10 @@ async fn drain(shared: &Shared, tasks: &TaskTracker, deadline: Duration) {
 }
 
 fn client_settings(config: &Config) -> ClientSettings {
-    let mut properties: BTreeMap<String, String> = config.kafka.properties.clone();
-    // The client's own limit on a record must not be lower than the topics'.
-    properties.entry("message.max.bytes".to_owned()).or_insert_with(|| (4 * 1024 * 1024).to_string());
     ClientSettings {
         brokers: config.kafka.brokers.clone(),
         client_id: "penstock-gateway".to_owned(),
-        properties,
+        properties: config.kafka.properties.clone(),
     }
 }
 

@@ -98,11 +98,6 @@ impl AckWindow {
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
-
-    /// Publishes that wait.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
 }
 
 #[cfg(test)]
