@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use crate::sys::{Code, GroupClient, Messages, Rebalance};
-use crate::{Batch, ClientSettings, ConsumerSettings, KafkaError, TopicPartition};
+use crate::{Batch, ClientSettings, ConsumerSettings, GroupMetadata, KafkaError, TopicPartition};
 
 /// A member of a consumer group. `Send`, not `Sync`: it lives on a thread of its own, since [`Self::poll`] blocks.
 ///
@@ -155,6 +155,7 @@ impl Consumer {
     }
 
     /// Acknowledges [`Polled::Assigned`]: reading starts at the committed offsets, at the oldest record without one.
+    /// With `read_committed` it starts only when no transaction is open that may change those offsets.
     ///
     /// # Errors
     /// When the assignment is not wanted any more, because it was lost meanwhile.
@@ -232,8 +233,11 @@ impl Consumer {
 
     /// The committed offsets of the group; `None` where there is none.
     ///
+    /// With `read_committed` the answer is waited for until no transaction is open that may change them; while one is,
+    /// this ends with a time-out, which is transient. Without, they are the offsets as they were before it.
+    ///
     /// # Errors
-    /// Kafka could not be asked in time.
+    /// Kafka could not be asked in time, or see above.
     pub fn committed(
         &self,
         partitions: &[TopicPartition],
@@ -285,6 +289,27 @@ impl Consumer {
     pub fn commit_counts(&self) -> CommitCounts {
         let (done, failed) = self.group.commit_counts();
         CommitCounts { done, failed }
+    }
+
+    /// Commits that [`Self::commit_async`] started and no poll has brought the answer of yet. At 0, and after the
+    /// partitions' last [`Self::commit_sync`] came back, no older commit is on its way that could overwrite offsets
+    /// which a transaction commits. The exception is a commit that was answered with a time-out (see
+    /// [`Self::last_error`], or the error of `commit_sync`): a broker that was only slow may still carry it out.
+    pub fn commits_in_flight(&self) -> u64 {
+        self.group.commits_open()
+    }
+
+    /// This membership, for [`crate::Transaction::send_offsets`]: as which member, in which generation of the group.
+    /// Take it when the records are read whose offsets will be sent, not when they are sent, and anew after every
+    /// rebalance: offsets sent with one that is over are refused.
+    ///
+    /// `None` while this consumer is no member: before its first assignment, after it lost its membership, and after
+    /// it was closed. (Kafka takes offsets of a transaction that names no member without any check.)
+    pub fn group_metadata(&self) -> Option<GroupMetadata> {
+        if self.is_closed() {
+            return None;
+        }
+        self.group.client().group_metadata()
     }
 
     /// Number of errors since the start that librdkafka reported and goes on after.

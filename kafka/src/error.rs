@@ -2,6 +2,8 @@
 //!
 //! Never holds librdkafka's numbers: a code is its name, as `librdkafka` and Kafka's protocol guide print it.
 
+use crate::sys::Code;
+
 /// A Kafka client could not do what it was asked to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -84,6 +86,17 @@ const RECORD_AT_FAULT: &[&str] =
     &["INVALID_RECORD", "INVALID_TIMESTAMP", "UNSUPPORTED_FOR_MESSAGE_FORMAT", "_INVALID_ARG"];
 
 impl DeliveryError {
+    /// What a code means for a record, unless the client that sent it is done for.
+    pub(crate) fn of(code: Code) -> Self {
+        if code.is_too_large() {
+            Self::TooLarge
+        } else if code.is_timeout() {
+            Self::TimedOut
+        } else {
+            Self::Refused { code: code.name(), why: code.words() }
+        }
+    }
+
     /// The name in metric labels: lower-case words joined by hyphens.
     pub const fn kind(&self) -> &'static str {
         match self {

@@ -3,6 +3,7 @@
 //! Never lets a property of the user weaken a guarantee: those are errors, not silent overrides.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use penstock_proto::topics::CONTRACTS;
 
@@ -47,6 +48,27 @@ impl Default for ProducerSettings {
     }
 }
 
+/// A producer of transactions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransactionSettings {
+    /// Who writes: opening a producer with an id fences every earlier one that has it. Not empty.
+    pub transactional_id: String,
+    /// After this long the coordinator aborts a transaction that a dead or stuck producer left open; readers with
+    /// `read_committed` wait for so long, and a record that is not delivered by then fails. At least 1 s, and at most
+    /// the broker's `transaction.max.timeout.ms` (15 minutes). Counted from a transaction's first record or offset.
+    pub timeout: Duration,
+    /// Bytes (keys, payloads, headers) that may be undelivered; rounded up to a KiB. [`crate::Transaction::send`]
+    /// waits when they are reached.
+    pub queue_bytes_max: usize,
+}
+
+impl Default for TransactionSettings {
+    /// 10 s and 64 MiB, without a transactional id: that has to be set.
+    fn default() -> Self {
+        Self { transactional_id: String::new(), timeout: Duration::from_secs(10), queue_bytes_max: 64 << 20 }
+    }
+}
+
 /// What a consumer reads, as whom, and how much it may hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsumerSettings {
@@ -60,7 +82,9 @@ pub struct ConsumerSettings {
     pub session_timeout_ms: u64,
     /// Static membership: a restart within the session timeout keeps its partitions. Must be unique in the group.
     pub instance_id: Option<String>,
-    /// Hand out records of committed transactions only.
+    /// Hand out records of committed transactions only. Committed offsets are then "stable" ones as well: while a
+    /// transaction that has sent offsets of a partition is open, Kafka does not say where to start reading it
+    /// (librdkafka asks for that with `isolation.level=read_committed`, here and for [`crate::Consumer::committed`]).
     pub read_committed: bool,
 }
 
@@ -77,6 +101,7 @@ const GUARDED: &[(&str, &str)] = &[
     ("isolation.level", "who reads decides whether open transactions are visible"),
     ("partitioner", "one device is one partition, the one that Java's partitioner has"),
     ("transactional.id", "transactions are set up by the role that uses them"),
+    ("transaction.timeout.ms", "transactions are set up by the role that uses them"),
     ("enable.partition.eof", "the scanner depends on it"),
     ("bootstrap.servers", "use kafka.brokers"),
     ("metadata.broker.list", "use kafka.brokers"),
@@ -142,6 +167,10 @@ impl ClientSettings {
 impl ProducerSettings {
     /// Properties of a producer.
     pub(crate) fn properties(&self, client: &ClientSettings) -> Result<Properties, KafkaError> {
+        client.properties(self.ours())
+    }
+
+    fn ours(&self) -> Properties {
         let mut ours = Properties::new();
         set(&mut ours, "acks", &"all");
         set(&mut ours, "enable.idempotence", &true);
@@ -163,6 +192,33 @@ impl ProducerSettings {
             "batch.size",
             &limits().min().map_or(BATCH_BYTES_MAX, |least| least.min(BATCH_BYTES_MAX)),
         );
+        ours
+    }
+}
+
+impl TransactionSettings {
+    /// Properties of a producer of transactions.
+    pub(crate) fn properties(&self, client: &ClientSettings) -> Result<Properties, KafkaError> {
+        if self.transactional_id.is_empty() {
+            return Err(KafkaError::Config {
+                property: "transactional.id".into(),
+                value: String::new(),
+                why: "a producer of transactions needs an id of its own: it is what fences its predecessor"
+                    .into(),
+            });
+        }
+        let timeout_ms = self.timeout.as_millis();
+        let producer = ProducerSettings {
+            // A record that outlives the transaction is of no use.
+            delivery_timeout_ms: u64::try_from(timeout_ms).unwrap_or(u64::MAX),
+            queue_bytes_max: self.queue_bytes_max,
+            ..ProducerSettings::default()
+        };
+        let mut ours = Properties::new();
+        set(&mut ours, "transactional.id", &self.transactional_id);
+        // Before the delivery timeout, so that the error about a bad value names the setting.
+        set(&mut ours, "transaction.timeout.ms", &timeout_ms);
+        ours.extend(producer.ours());
         client.properties(ours)
     }
 }

@@ -86,16 +86,11 @@ impl Generation {
 
     /// What a code of librdkafka means for a record.
     pub(super) fn delivery_error(&self, code: Code) -> DeliveryError {
-        if code.is_too_large() {
-            DeliveryError::TooLarge
-        } else if code.is_timeout() {
-            DeliveryError::TimedOut
-        } else if code == Code::FATAL || code.is_purged() {
+        if code == Code::FATAL || code.is_purged() {
             let fatal = self.why.lock().clone().or_else(|| self.client.fatal_error());
-            fatal.map_or(DeliveryError::Lost, DeliveryError::Fatal)
-        } else {
-            DeliveryError::Refused { code: code.name(), why: code.words() }
+            return fatal.map_or(DeliveryError::Lost, DeliveryError::Fatal);
         }
+        DeliveryError::of(code)
     }
 }
 

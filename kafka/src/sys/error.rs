@@ -34,6 +34,10 @@ impl Code {
     pub(crate) const UNKNOWN_TOPIC: Self = Self(Err::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART as c_int);
     pub(crate) const UNKNOWN_PARTITION: Self = Self(Err::RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION as c_int);
     pub(crate) const TOO_FEW_BROKERS: Self = Self(Err::RD_KAFKA_RESP_ERR_INVALID_REPLICATION_FACTOR as c_int);
+    /// What librdkafka makes of every answer that a newer producer has this one's transactional id.
+    pub(crate) const FENCED: Self = Self(Err::RD_KAFKA_RESP_ERR__FENCED as c_int);
+    /// A call that the state of the client does not allow.
+    pub(crate) const STATE: Self = Self(Err::RD_KAFKA_RESP_ERR__STATE as c_int);
     pub(crate) const TIMED_OUT: Self = Self(Err::RD_KAFKA_RESP_ERR__TIMED_OUT as c_int);
 
     /// `Ok` for no error.
@@ -72,6 +76,20 @@ impl Code {
         self.0 == Err::RD_KAFKA_RESP_ERR__PURGE_QUEUE as c_int
             || self.0 == Err::RD_KAFKA_RESP_ERR__PURGE_INFLIGHT as c_int
             || self.0 == Err::RD_KAFKA_RESP_ERR__DESTROY as c_int
+    }
+
+    /// Whether a newer producer has the transactional id, or the coordinator took it back.
+    pub(crate) fn is_fenced(self) -> bool {
+        self == Self::FENCED
+            || self.0 == Err::RD_KAFKA_RESP_ERR_PRODUCER_FENCED as c_int
+            || self.0 == Err::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH as c_int
+    }
+
+    /// Whether a membership of a consumer group is over.
+    pub(crate) const fn is_group_fenced(self) -> bool {
+        self.0 == Err::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION as c_int
+            || self.0 == Err::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID as c_int
+            || self.0 == Err::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID as c_int
     }
 
     /// Whether the same call can succeed later without anybody changing anything.

@@ -39,6 +39,8 @@ struct Events {
     errors: Mutex<VecDeque<(Code, String)>>,
     commits_done: AtomicU64,
     commits_failed: AtomicU64,
+    /// Commits that nobody waits for and that have no answer yet.
+    commits_open: AtomicU64,
     /// Outcome of the last commit that somebody waits for: its number and its code.
     awaited: Mutex<Option<(usize, Code)>>,
     /// Apply rebalances at once: nobody will ask for them any more.
@@ -154,6 +156,11 @@ impl GroupClient {
         (counts.commits_done.load(Ordering::Relaxed), counts.commits_failed.load(Ordering::Relaxed))
     }
 
+    /// Commits that nobody waits for and whose outcome is not known yet.
+    pub(crate) fn commits_open(&self) -> u64 {
+        self.events.commits_open.load(Ordering::Relaxed)
+    }
+
     /// Tells librdkafka that an assignment is taken up; reads from the offsets that are given.
     pub(crate) fn assign(&self, offsets: &[(TopicPartition, i64)]) -> Result<(), KafkaError> {
         *self.unanswered.lock() = None;
@@ -240,7 +247,10 @@ impl GroupClient {
 
     /// Starts a commit; its outcome is counted by a later poll.
     pub(crate) fn commit_async(&self, offsets: &[(TopicPartition, i64)]) -> Result<(), KafkaError> {
-        self.commit(offsets, &self.queue, 0)
+        self.commit(offsets, &self.queue, 0)?;
+        // The answer is taken by a later poll, so it cannot be counted before this.
+        self.events.commits_open.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Commits and waits.
@@ -411,6 +421,9 @@ extern "C" fn on_commit(
     let failed = entries.iter().find(|entry| entry.code != Code::NONE);
     let code =
         Code::from(code).check().err().or_else(|| failed.map(|entry| entry.code)).unwrap_or(Code::NONE);
+    if number.is_null() {
+        events.commits_open.fetch_sub(1, Ordering::Relaxed);
+    }
     if code == Code::NONE {
         events.commits_done.fetch_add(1, Ordering::Relaxed);
     } else {

@@ -10,6 +10,7 @@ mod group;
 mod list;
 mod message;
 mod producer;
+mod transactions;
 
 pub(crate) use admin::{TopicInfo, TopicOutcome};
 pub(crate) use client::{Client, Queue};
@@ -17,7 +18,8 @@ pub(crate) use error::Code;
 pub(crate) use group::{GroupClient, Rebalance};
 pub(crate) use list::PartitionOffset;
 pub(crate) use message::{Message, Messages};
-pub(crate) use producer::{Event, TopicHandle};
+pub(crate) use producer::{Content, Event, TopicHandle};
+pub(crate) use transactions::{Failure, TransactionClient};
 
 use std::ffi::{CStr, c_char, c_int};
 use std::time::Duration;

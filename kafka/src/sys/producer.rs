@@ -32,6 +32,17 @@ unsafe impl Send for TopicHandle {}
 // SAFETY: as above.
 unsafe impl Sync for TopicHandle {}
 
+/// What librdkafka copies of a record.
+#[derive(Clone, Copy)]
+pub(crate) struct Content<'a> {
+    pub(crate) key: Option<&'a [u8]>,
+    /// `None`: a tombstone.
+    pub(crate) payload: Option<&'a [u8]>,
+    pub(crate) timestamp_ms: Option<i64>,
+    pub(crate) headers: &'a [(&'a str, &'a [u8])],
+    pub(crate) partition: Option<i32>,
+}
+
 /// What happened to a client.
 pub(crate) enum Event {
     /// A record's delivery ended.
@@ -80,17 +91,33 @@ impl TopicHandle {
         record: &Outgoing<'_>,
         completion: Completion,
     ) -> Result<(), (Completion, Code)> {
-        let headers = match Headers::new(record.headers) {
-            Ok(headers) => headers,
-            Err(code) => return Err((completion, code)),
+        let content = Content {
+            key: record.key,
+            payload: Some(record.payload),
+            timestamp_ms: record.timestamp_ms,
+            headers: record.headers,
+            partition: record.partition,
         };
         let opaque = into_opaque(completion);
+        // SAFETY: not queued, so the opaque was not taken back.
+        self.queue(&content, opaque).map_err(|code| (unsafe { from_opaque(opaque) }, code))
+    }
+
+    /// Queues a record of a client whose deliveries have no completions. Never blocks.
+    pub(super) fn produce_plain(&self, content: &Content<'_>) -> Result<(), Code> {
+        self.queue(content, ptr::null_mut())
+    }
+
+    fn queue(&self, record: &Content<'_>, opaque: *mut c_void) -> Result<(), Code> {
+        let headers = Headers::new(record.headers)?;
         let mut arguments = Arguments::new();
         arguments.push(Kind::RD_KAFKA_VTYPE_RKT, Value { rkt: self.topic.as_ptr() });
         let partition = record.partition.unwrap_or(PARTITION_UNASSIGNED);
         arguments.push(Kind::RD_KAFKA_VTYPE_PARTITION, Value { i32_: partition });
         // librdkafka reads from these and copies; the C interface has no const.
-        arguments.push(Kind::RD_KAFKA_VTYPE_VALUE, memory(record.payload));
+        if let Some(payload) = record.payload {
+            arguments.push(Kind::RD_KAFKA_VTYPE_VALUE, memory(payload));
+        }
         if let Some(key) = record.key {
             arguments.push(Kind::RD_KAFKA_VTYPE_KEY, memory(key));
         }
@@ -115,7 +142,7 @@ impl TopicHandle {
             let is_fatal = rd::rd_kafka_error_is_fatal(error) != 0;
             let code = if is_fatal { Code::FATAL } else { Code::from(rd::rd_kafka_error_code(error)) };
             rd::rd_kafka_error_destroy(error);
-            Err((from_opaque(opaque), code))
+            Err(code)
         }
     }
 }

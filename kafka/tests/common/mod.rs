@@ -11,7 +11,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use penstock_devstack::{Kafka, KafkaOptions};
 use penstock_kafka::{
     ClientSettings, Consumer, ConsumerSettings, DeliveryError, Outgoing, Polled, Producer, ProducerSettings,
-    Receipt, Topic, TopicPartition, TopicSpec, provision, receipt,
+    Receipt, ScanFrom, Scanner, Topic, TopicPartition, TopicSpec, TransactionRecord, TransactionSettings,
+    TransactionalProducer, provision, receipt,
 };
 use tokio::runtime::Runtime;
 
@@ -81,6 +82,47 @@ pub fn fill(producer: &Producer, topic: &str, partitions: i32, from: u32, count:
     for receipt in receipts {
         resolve(receipt).unwrap();
     }
+}
+
+/// Opens a producer of transactions.
+pub fn transactional(id: &str) -> TransactionalProducer {
+    let settings = TransactionSettings { transactional_id: id.into(), ..TransactionSettings::default() };
+    TransactionalProducer::open(&client(), &settings, PATIENCE).unwrap()
+}
+
+/// A record for partition 0.
+pub fn plain<'a>(topic: &'a str, payload: &'a str) -> TransactionRecord<'a> {
+    TransactionRecord { partition: Some(0), ..TransactionRecord::new(topic, payload.as_bytes()) }
+}
+
+/// Payloads of a topic as it is now, by partition and offset.
+pub fn payloads(topic: &str, read_committed: bool) -> Vec<String> {
+    let begin = Instant::now();
+    let mut scanner = Scanner::open(&client(), topic, &ScanFrom::Beginning, read_committed).unwrap();
+    let mut found = Vec::new();
+    while let Some(batch) = scanner.next_batch(1_000, Duration::from_millis(200)).unwrap() {
+        assert!(begin.elapsed() < PATIENCE, "the scan does not end");
+        found.extend(batch.iter().map(|record| {
+            let payload = String::from_utf8_lossy(record.payload).into_owned();
+            (record.partition, record.offset, payload)
+        }));
+    }
+    found.sort();
+    found.into_iter().map(|(_, _, payload)| payload).collect()
+}
+
+/// What readers of committed records see, once no transaction is open in the topic: markers are written a little after
+/// a commit or an abort is answered.
+pub fn committed_payloads(topic: &str) -> Vec<String> {
+    let begin = Instant::now();
+    let ends = |read_committed| {
+        let scanner = Scanner::open(&client(), topic, &ScanFrom::Beginning, read_committed).unwrap();
+        scanner.remaining().collect::<Vec<_>>()
+    };
+    while ends(true) != ends(false) {
+        assert!(begin.elapsed() < PATIENCE, "a transaction stays open in {topic}");
+    }
+    payloads(topic, true)
 }
 
 pub fn group_settings(group: &str, topic: &str) -> ConsumerSettings {
