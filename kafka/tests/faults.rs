@@ -5,12 +5,16 @@
 mod common;
 
 use std::ops::Deref;
+use std::slice;
 use std::time::{Duration, Instant};
 
 use common::*;
 use parking_lot::{Mutex, MutexGuard};
 use penstock_devstack::Kafka;
-use penstock_kafka::{Consumer, DeliveryError, Polled, Producer, ProducerSettings, ScanFrom, Scanner};
+use penstock_kafka::{
+    Consumer, DeliveryError, Polled, Producer, ProducerSettings, ScanFrom, Scanner, TopicPartition,
+    TransactionError, TransactionSettings, TransactionalProducer,
+};
 
 /// One fault at a time.
 static FAULT: Mutex<()> = Mutex::new(());
@@ -193,4 +197,245 @@ fn closing_and_dropping_a_consumer_end_while_kafka_is_paused() {
         dropped_in < PATIENCE && closed_in < 2 * PATIENCE,
         "dropped {dropped_in:?}, closed {closed_in:?}"
     );
+}
+
+#[test]
+fn a_commit_that_timed_out_is_resumed_and_comes_back_with_its_outcome() {
+    let kafka = kafka();
+    let name = topic("commit-paused", 1);
+    let id = unique("id");
+    let mut producer = transactional(&id);
+    let mut transaction = producer.begin().unwrap();
+    transaction.send(&plain(&name, "resumed")).unwrap();
+    kafka.pause().unwrap();
+    for _ in 0..2 {
+        let error = transaction.commit(Duration::from_millis(500)).unwrap_err();
+        assert!(error.is_retriable(), "{error:?}");
+    }
+    // librdkafka lets nothing else through, and Kafka may have it.
+    let error = transaction.abort(Duration::from_millis(500)).unwrap_err();
+    assert!(matches!(&error, TransactionError::OutOfOrder(_)), "{error:?}");
+    kafka.resume().unwrap();
+    transaction.commit(PATIENCE).unwrap();
+    drop(transaction);
+    assert_eq!(committed_payloads(&name), ["resumed"]);
+
+    // Who does not wait for the outcome has to replace the producer.
+    let mut transaction = producer.begin().unwrap();
+    transaction.send(&plain(&name, "in doubt")).unwrap();
+    kafka.pause().unwrap();
+    assert!(transaction.commit(Duration::from_millis(500)).unwrap_err().is_retriable());
+    drop(transaction);
+    let error = producer.begin().map(drop).unwrap_err();
+    assert!(matches!(&error, TransactionError::Fatal { .. }), "{error:?}");
+    kafka.resume().unwrap();
+    drop(producer);
+    let mut successor = transactional(&id);
+    let settled = committed_payloads(&name);
+    assert!(settled == ["resumed"] || settled == ["resumed", "in doubt"], "{settled:?}");
+    let mut transaction = successor.begin().unwrap();
+    transaction.send(&plain(&name, "after")).unwrap();
+    transaction.commit(PATIENCE).unwrap();
+    assert_eq!(committed_payloads(&name), [settled, vec!["after".to_owned()]].concat());
+}
+
+#[test]
+fn an_abort_that_timed_out_is_resumed() {
+    let kafka = kafka();
+    let name = topic("abort-paused", 1);
+    let mut producer = transactional(&unique("id"));
+    let mut transaction = producer.begin().unwrap();
+    transaction.send(&plain(&name, "given up")).unwrap();
+    let begin = Instant::now();
+    while payloads(&name, false).is_empty() {
+        assert!(begin.elapsed() < PATIENCE);
+    }
+    kafka.pause().unwrap();
+    let error = transaction.abort(Duration::from_millis(500)).unwrap_err();
+    assert!(error.is_retriable(), "{error:?}");
+    let error = transaction.commit(Duration::from_millis(500)).unwrap_err();
+    assert!(matches!(&error, TransactionError::OutOfOrder(_)), "{error:?}");
+    // Tries again for a second, and leaves the rest to the next transaction.
+    drop(transaction);
+    kafka.resume().unwrap();
+    let mut transaction = producer.begin().unwrap();
+    transaction.send(&plain(&name, "kept")).unwrap();
+    transaction.commit(PATIENCE).unwrap();
+    assert_eq!(committed_payloads(&name), ["kept"]);
+}
+
+#[test]
+fn offsets_that_were_not_taken_keep_their_records_from_being_committed() {
+    let kafka = kafka();
+    let name = topic("offsets-paused", 1);
+    let mut member = Member::join(&unique("group"), &name);
+    member.until("the partition is assigned", |member| !member.assigned.is_empty());
+    let metadata = member.consumer.group_metadata().unwrap();
+    let partition = TopicPartition::new(name.as_str(), 0);
+    let offsets = [(partition.clone(), 7)];
+    let settings = TransactionSettings {
+        transactional_id: unique("id"),
+        timeout: Duration::from_secs(3),
+        ..TransactionSettings::default()
+    };
+    let mut producer = TransactionalProducer::open(&client(), &settings, PATIENCE).unwrap();
+    let mut transaction = producer.begin().unwrap();
+    kafka.pause().unwrap();
+    let error = transaction.send_offsets(&offsets, &metadata, Duration::from_millis(500)).unwrap_err();
+    assert!(error.is_retriable() || error.requires_abort(), "{error:?}");
+    let refused = transaction.commit(PATIENCE).unwrap_err();
+    assert!(matches!(&refused, TransactionError::OutOfOrder(_)) || refused == error, "{refused:?}");
+    kafka.resume().unwrap();
+    transaction.abort(PATIENCE).unwrap();
+    drop(transaction);
+    let mut transaction = producer.begin().unwrap();
+    transaction.send_offsets(&offsets, &metadata, PATIENCE).unwrap();
+    transaction.commit(PATIENCE).unwrap();
+    let begin = Instant::now();
+    while member.consumer.committed(slice::from_ref(&partition), PATIENCE).unwrap()[0].1 != Some(7) {
+        assert!(begin.elapsed() < PATIENCE);
+    }
+}
+
+/// Reads input, writes output and commits both in transactions, as a role would: what an error says is done.
+struct Worker {
+    id: String,
+    input: TopicPartition,
+    output: String,
+    member: Member,
+    producer: Option<TransactionalProducer>,
+    /// Names of the errors met, for the test's message.
+    met: Vec<String>,
+}
+
+impl Worker {
+    const RECORDS: i64 = 5;
+
+    /// Rounds that are committed, asked from Kafka.
+    fn rounds(&self) -> i64 {
+        let begin = Instant::now();
+        loop {
+            match self.member.consumer.committed(slice::from_ref(&self.input), PATIENCE) {
+                Ok(found) => return found[0].1.unwrap_or(0),
+                Err(error) => assert!(error.is_transient() && begin.elapsed() < PATIENCE, "{error}"),
+            }
+        }
+    }
+
+    fn producer(&mut self) -> TransactionalProducer {
+        let begin = Instant::now();
+        let settings =
+            TransactionSettings { transactional_id: self.id.clone(), ..TransactionSettings::default() };
+        loop {
+            if let Some(producer) = self.producer.take() {
+                return producer;
+            }
+            match TransactionalProducer::open(&client(), &settings, Duration::from_secs(5)) {
+                Ok(producer) => self.producer = Some(producer),
+                Err(error) => assert!(error.is_retriable() && begin.elapsed() < PATIENCE, "{error:?}"),
+            }
+        }
+    }
+
+    /// One round; `fault` comes between the sending and the commit.
+    fn round(&mut self, round: i64, fault: &mut Option<impl FnOnce()>) {
+        let mut fault = fault.take();
+        let begin = Instant::now();
+        while self.rounds() == round {
+            assert!(begin.elapsed() < PATIENCE, "round {round} does not end: {:?}", self.met);
+            let mut producer = self.producer();
+            match self.attempt(&mut producer, round, &mut fault) {
+                Ok(()) => self.producer = Some(producer),
+                Err(error) if error.is_fatal() => self.met.push(error.to_string()),
+                Err(error) => {
+                    self.met.push(error.to_string());
+                    self.producer = Some(producer);
+                }
+            }
+        }
+        assert_eq!(self.rounds(), round + 1);
+    }
+
+    fn attempt(
+        &mut self,
+        producer: &mut TransactionalProducer,
+        round: i64,
+        fault: &mut Option<impl FnOnce()>,
+    ) -> Result<(), TransactionError> {
+        const STEP: Duration = Duration::from_secs(2);
+        let metadata = self.member.consumer.group_metadata().unwrap();
+        let mut transaction = producer.begin()?;
+        for number in 0..Self::RECORDS {
+            transaction.send(&plain(&self.output, &format!("{round}-{number}")))?;
+        }
+        transaction.send_offsets(&[(self.input.clone(), round + 1)], &metadata, STEP)?;
+        if let Some(fault) = fault.take() {
+            fault();
+        }
+        loop {
+            match transaction.commit(STEP) {
+                Err(error) if error.is_retriable() => self.met.push(error.to_string()),
+                result => return result,
+            }
+        }
+    }
+}
+
+#[test]
+fn transactions_are_stored_once_across_kill_9_of_kafka() {
+    let kafka = kafka();
+    let (input, output) = (topic("kill-input", 1), topic("kill-output", 1));
+    let mut settings = group_settings(&unique("group"), &input);
+    // Longer than Kafka takes to start: this test is about the transactions, not about the membership.
+    settings.session_timeout_ms = 45_000;
+    settings.read_committed = true;
+    let mut member = Member::with(Consumer::subscribe(&client(), &settings).unwrap());
+    member.until("the partition is assigned", |member| !member.assigned.is_empty());
+    let mut worker = Worker {
+        id: unique("id"),
+        input: TopicPartition::new(input.as_str(), 0),
+        output,
+        member,
+        producer: None,
+        met: Vec::new(),
+    };
+    let (mut restarts, rounds) = (Vec::new(), 6_i64);
+    for round in 0..rounds {
+        let (output, server) = (worker.output.clone(), kafka.kafka);
+        let delivered = move || {
+            let (begin, record) = (Instant::now(), format!("{round}-{}", Worker::RECORDS - 1));
+            while !payloads(&output, false).contains(&record) {
+                assert!(begin.elapsed() < PATIENCE, "the records of round {round} are not delivered");
+            }
+        };
+        // Killed before the records are delivered, before the commit is sent, and at about the time that it is.
+        let fault = || match round {
+            1 | 2 => {
+                if round == 2 {
+                    delivered();
+                }
+                server.kill_9().unwrap();
+                restarts.push(std::thread::spawn(|| server.restart().unwrap()));
+            }
+            3..5 => {
+                delivered();
+                let pause = Duration::from_millis(2 * (round.cast_unsigned() - 3));
+                restarts.push(std::thread::spawn(move || {
+                    std::thread::sleep(pause);
+                    server.kill_9().unwrap();
+                    server.restart().unwrap();
+                }));
+            }
+            _ => {}
+        };
+        worker.round(round, &mut Some(fault));
+        for restart in restarts.drain(..) {
+            restart.join().unwrap();
+        }
+    }
+    assert!(!worker.met.is_empty(), "no fault was met");
+    let expected: Vec<_> = (0..rounds)
+        .flat_map(|round| (0..Worker::RECORDS).map(move |number| format!("{round}-{number}")))
+        .collect();
+    assert_eq!(committed_payloads(&worker.output), expected, "{:#?}", worker.met);
 }

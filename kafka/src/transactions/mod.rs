@@ -332,8 +332,8 @@ impl Transaction<'_> {
     /// Makes offsets of a consumer group part of the transaction: each number is the offset of the next record to
     /// read. Kafka checks that `group` is a member of the group's present generation.
     ///
-    /// Waits for Kafka's answer for about `timeout`, never longer than [`TransactionSettings::timeout`]; librdkafka may
-    /// take a request's own time-out, which is a little less than that, to notice that a broker does not answer.
+    /// `timeout` bounds how long librdkafka tries again. When a broker does not answer at all, this ends only with
+    /// [`TransactionSettings::timeout`].
     ///
     /// # Errors
     /// [`TransactionError::GroupFenced`] when the membership is over. [`TransactionError::Retry`]: call again with the
