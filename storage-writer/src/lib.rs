@@ -8,6 +8,7 @@ pub mod metrics;
 pub mod migrations;
 pub mod native;
 pub mod offsets;
+pub mod rollups;
 mod writer;
 
 pub use metrics::Metrics;
