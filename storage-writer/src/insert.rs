@@ -149,7 +149,7 @@ impl Inserter {
         if !log_comment.is_empty() {
             settings.push(("log_comment", log_comment));
         }
-        if self.quorum != "0" {
+        if self.quorum != "1" {
             settings.push(("insert_quorum", &self.quorum));
         }
         let statement = Statement { sql, settings: &settings, query_id };

@@ -151,7 +151,7 @@ fn beside(
     let database = config.clickhouse.database.clone();
     let soft_max = config.writer.parts_soft_max;
     tokio::spawn(pressure::watch(client.clone(), database, soft_max, stretch, metrics, abort.clone()));
-    if config.writer.rollup_every_ms > 0 {
+    if config.writer.rollups {
         let rollups = Rollups::new(client, &config.clickhouse);
         let every = Duration::from_millis(config.writer.rollup_every_ms);
         tokio::spawn(rollup::keep(store, rollups, covered, every, abort.clone()));

@@ -40,7 +40,7 @@ impl Stretch {
 /// How far to stretch with this many parts: not below `soft_max`, then faster than the parts grow, since only larger
 /// batches let merges catch up.
 fn stretch(parts: u64, soft_max: u64) -> f64 {
-    if soft_max == 0 || parts <= soft_max {
+    if parts <= soft_max {
         return 1.0;
     }
     #[allow(clippy::cast_precision_loss, reason = "parts are counted in thousands")]
@@ -92,7 +92,6 @@ mod tests {
         assert_eq!(stretch(300, 300).to_bits(), 1.0f64.to_bits());
         assert!((stretch(600, 300) - 4.0).abs() < 1e-9);
         assert!((stretch(100_000, 300) - STRETCH_MAX).abs() < 1e-9);
-        assert_eq!(stretch(100_000, 0).to_bits(), 1.0f64.to_bits());
         let shared = Stretch::default();
         assert_eq!(shared.get().to_bits(), 1.0f64.to_bits());
         shared.set(2.5);
