@@ -24,7 +24,6 @@ const FILES: &[(u32, &str, &str)] = &[
     (2, "latest", include_str!("../../deploy/sql/0002_latest.sql")),
     (3, "rollups", include_str!("../../deploy/sql/0003_rollups.sql")),
     (4, "alerts", include_str!("../../deploy/sql/0004_alerts.sql")),
-    (5, "exactly_once", include_str!("../../deploy/sql/0005_exactly_once.sql")),
     (6, "rollups", include_str!("../../deploy/sql/0006_rollups.sql")),
 ];
 
