@@ -18,13 +18,14 @@
 //! time is a statement of its own, and one with very many rows is parted by devices ([`Limits::statement_rows`]). A
 //! statement that timed out or met a memory limit halves these limits for the refreshes after it.
 //!
-//! **What is read.** The rows of a span are found by the range of offsets of each part and of each four granules: inserts
-//! are merged with inserts of about the same time, so that is the newest parts, two columns for all their rows and
-//! four for those that pass. Windows are found by the primary key, which takes the set (device, minute) and finds the
-//! granules of each device; but a granule that holds the end of a device's rows cannot be told from one that holds later
-//! ones. In a part that ends before the window that makes one granule a device for nothing, and only the part's own
-//! time range helps: it is why a few late readings, which would open the parts of days to all devices, are kept in
-//! slices of their own. One late reading costs a granule or two in each part of its day.
+//! **What is read.** The rows of a span are found by the range of offsets of each part and of each four granules. Inserts
+//! are merged with inserts of about the same time first, so these are the newest parts, whole: two columns of all their
+//! rows, two more of those in the span. Windows are found by the primary key, which takes the set (device, minute) and
+//! leaves the granules of these devices; and by the range of time of each part, which leaves those that hold the window.
+//! A granule where a device's rows end cannot be told from one where later rows of the device are, so a part whose
+//! range of time holds any window of a statement costs one granule for each device of the statement. That is what the
+//! slices are for. Of a part with 38 million older rows, 20,000 devices of which 20 sent something late: in one statement
+//! all 38 million rows are read, in two slices 220 thousand for the late ones and for the others none.
 
 mod plan;
 mod sql;

@@ -204,3 +204,48 @@ fn columns() -> String {
         .map(|name| format!("{name}_count, {name}_sum, {name}_min, {name}_avg, {name}_max, "))
         .concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPANS: [Span; 2] =
+        [Span { partition: 3, from: 10, to: 20 }, Span { partition: 4, from: 0, to: 15 }];
+    const SLICE: Slice = Slice { from_s: 0, to_s: 3_600, rows: 1, busiest: true };
+
+    #[test]
+    fn every_insert_stands_behind_the_fence() {
+        let everybody = Devices::default();
+        let inserts = |sql: Sql<'_>| {
+            let progress = Progress { next_offset: 1, version: 2 };
+            [
+                sql.minutes(&SPANS, &SLICE, &everybody, 1),
+                sql.hours(&SPANS, &SLICE, &everybody, 1),
+                sql.write_progress(&[(3, progress)]),
+            ]
+        };
+        for insert in inserts(Sql { database: "db", fence: "a OR b" }) {
+            assert!(insert.contains("WHERE (a OR b) AND "), "{insert}");
+        }
+        for insert in inserts(Sql { database: "db", fence: "" }) {
+            assert!(!insert.contains("WHERE ("), "{insert}");
+        }
+    }
+
+    #[test]
+    fn rows_are_found_by_all_offsets_first_and_then_by_partition() {
+        assert_eq!(
+            covered(&SPANS),
+            "kafka_offset >= 0 AND kafka_offset < 20 AND \
+             (kafka_partition = 3 AND kafka_offset >= 10 AND kafka_offset < 20 OR \
+             kafka_partition = 4 AND kafka_offset >= 0 AND kafka_offset < 15)"
+        );
+    }
+
+    #[test]
+    fn a_part_of_the_devices_begins_behind_the_one_before() {
+        let devices = Devices { after: Some("a".to_owned()), up_to: Some("b".to_owned()) };
+        let sql = during("minute", 60, 120, &devices);
+        assert!(sql.ends_with(" AND device_id > toUUID('a') AND device_id <= toUUID('b')"), "{sql}");
+    }
+}
