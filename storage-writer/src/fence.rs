@@ -128,7 +128,7 @@ impl Fence {
     async fn hold(&self) -> Result<Option<TakeOverError>, CallError> {
         let sql = format!(
             "SELECT name, toInt64(toUnixTimestamp64Milli(argMax(until, set_at)) - toUnixTimestamp64Milli(now64(3))) AS \
-             left FROM {}.writer_holds GROUP BY name HAVING left > 0 ORDER BY left DESC LIMIT 1 FORMAT TSV",
+             left FROM {}.writer_holds GROUP BY name HAVING left > 0 ORDER BY left DESC LIMIT 1 FORMAT TSVRaw",
             self.database
         );
         let answer = self.client.query(&sql).await?;
