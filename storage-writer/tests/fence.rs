@@ -1,6 +1,6 @@
 //! Fencing on a real ClickHouse: what was sent before a takeover stores nothing after it, and what is stored is found.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod support;
 
