@@ -1,0 +1,5 @@
+//! The fault suite.
+
+pub mod kind;
+pub mod plan;
+pub mod proxy;
