@@ -100,6 +100,13 @@ impl Penstock {
         kill(self.pid(), signal).unwrap();
     }
 
+    /// Sends a signal, unless it has ended.
+    pub fn signal_if_alive(&mut self, signal: Signal) {
+        if self.exit_status().is_none() {
+            self.signal(signal);
+        }
+    }
+
     /// Kills it with -9 and waits until it is gone.
     pub fn kill_9(&mut self) {
         self.child.kill().unwrap();

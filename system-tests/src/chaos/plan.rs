@@ -160,18 +160,21 @@ impl Planner {
         };
         let (hold_ms, delay_ms) = (self.hold_ms(kind), self.delay_ms(kind));
         let target = kind.target(writer);
-        let mut start_ms = start_ms.max(free_at.get(&target).copied().unwrap_or(0));
+        let networks = [Link::WriterKafka, Link::WriterClickHouse].map(|link| Target::Network(link, writer));
+        let busy_until = |targets: &[Target]| targets.iter().filter_map(|target| free_at.get(target)).max();
+        let mut start_ms = start_ms.max(busy_until(&[target]).copied().unwrap_or(0));
         if matches!(kind, Kind::Join | Kind::Leave) {
-            // In the order they were drawn in: that is what keeps the group's size.
-            start_ms = start_ms.max(self.group_changes_ms);
-            // Who leaves does not take what is still to be done to its networks with it.
-            let networks =
-                [Link::WriterKafka, Link::WriterClickHouse].map(|link| Target::Network(link, writer));
-            let busy = networks.iter().filter_map(|network| free_at.get(network)).max();
-            start_ms = start_ms.max(busy.copied().unwrap_or(0));
+            // In the order they were drawn in: that is what keeps the group's size. And who leaves does not take what
+            // is still to be done to its networks with it.
+            let busy = busy_until(&networks).copied().unwrap_or(0);
+            start_ms = start_ms.max(self.group_changes_ms).max(busy);
             self.group_changes_ms = start_ms;
         }
-        free_at.insert(target, start_ms + hold_ms + RECOVERY_MS);
+        let busy = start_ms + hold_ms + RECOVERY_MS;
+        free_at.insert(target, busy);
+        if kind == Kind::Join {
+            free_at.extend(networks.map(|network| (network, busy)));
+        }
         let writer = if kind.is_of_a_writer() { writer } else { 0 };
         Fault { number: 0, kind, writer, start_ms, hold_ms, delay_ms }
     }
