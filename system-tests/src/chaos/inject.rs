@@ -95,10 +95,6 @@ struct Injection<'s> {
     cancel: &'s CancellationToken,
 }
 
-fn said(error: penstock_devstack::Error) -> String {
-    error.to_string()
-}
-
 impl Injection<'_> {
     /// Lets the fault last as long as it is to.
     fn hold(&self) {
@@ -189,14 +185,14 @@ impl Injection<'_> {
 
     /// Starts a server again, and tells ClickHouse what it has forgotten.
     fn start_server(&self, server: &dyn Server) -> Result<(), String> {
-        server.restart().map_err(said)?;
+        server.restart().map_err(|error| error.to_string())?;
         self.site.remind_of_merges();
         Ok(())
     }
 
     fn kill_server(&self, server: &dyn Server) -> Seen {
         let pid = server.pid().ok_or("it does not run")?;
-        server.kill_9().map_err(said)?;
+        server.kill_9().map_err(|error| error.to_string())?;
         let killed = gone(pid);
         self.hold();
         self.start_server(server)?;
@@ -206,10 +202,10 @@ impl Injection<'_> {
     fn stop_server(&self, server: &dyn Server) -> Seen {
         let pid = server.pid().ok_or("it does not run")?;
         // Returns when every thread has stopped.
-        server.pause().map_err(said)?;
+        server.pause().map_err(|error| error.to_string())?;
         self.hold();
         let stayed = state(pid) == Some('T');
-        server.resume().map_err(said)?;
+        server.resume().map_err(|error| error.to_string())?;
         if stayed {
             Ok(format!("pid {pid} stopped, then went on"))
         } else {
@@ -219,7 +215,7 @@ impl Injection<'_> {
 
     fn restart_server(&self, server: &dyn Server) -> Seen {
         let begun = Instant::now();
-        let stopped = server.stop().map_err(said)?;
+        let stopped = server.stop().map_err(|error| error.to_string())?;
         let ended = begun.elapsed().as_secs_f64();
         self.hold();
         self.start_server(server)?;

@@ -102,7 +102,7 @@ impl Outcome {
 /// Runs everything: prints what it does, stops after the first round in which something was found, or when cancelled.
 ///
 /// # Panics
-/// Where the servers cannot be started.
+/// Where there can be no runtime.
 pub fn run(options: &Options, cancel: &CancellationToken) -> Outcome {
     let runtime = Runtime::new().unwrap();
     let rounds = plan(&options.plan);
@@ -116,7 +116,13 @@ pub fn run(options: &Options, cancel: &CancellationToken) -> Outcome {
     );
     let injected = Kind::all().into_iter().map(|kind| (kind, Injected::default())).collect();
     let mut outcome = Outcome { injected, ..Outcome::default() };
-    let site = Site::start(&runtime, &options.folder);
+    let site = match catch_unwind(AssertUnwindSafe(|| Site::start(&runtime, &options.folder))) {
+        Ok(site) => site,
+        Err(panic) => {
+            outcome.findings.push(format!("the chain could not be started: {}", words(&*panic)));
+            return outcome;
+        }
+    };
     let mut suite = Suite { runtime: &runtime, site: &site, options, cancel, oracle: Oracle::default() };
     for round in &rounds {
         // What panics is a deadline that was missed, in a fault or in a check: it fails the round like a finding.

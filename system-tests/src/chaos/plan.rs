@@ -20,6 +20,7 @@ const PAST_SESSION_MS: u64 = 7_000;
 /// One SIGSTOP in this many is long.
 const LONG_ONE_IN: u32 = 16;
 const USUAL_MS: u64 = 15_000;
+const DRAWS_MAX: usize = 6;
 
 /// What a plan is made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,12 +93,17 @@ pub struct Round {
 
 /// The plan.
 pub fn plan(options: &PlanOptions) -> Vec<Round> {
+    let mut rng = Rng::with_seed(options.seed);
+    let mut left = Kind::all();
+    rng.shuffle(&mut left);
     let mut planner = Planner {
-        rng: Rng::with_seed(options.seed),
+        rng,
         options: *options,
         group: (0..WRITERS_AT_FIRST).collect(),
+        left,
+        old: BTreeSet::new(),
+        free_at: BTreeMap::new(),
         group_changes_ms: 0,
-        left: Vec::new(),
     };
     let mut rounds: Vec<Round> = Vec::new();
     let mut next = 1;
@@ -115,25 +121,28 @@ struct Planner {
     options: PlanOptions,
     /// Writers that run.
     group: BTreeSet<usize>,
-    /// When the group changes for the last time in this round, so far.
-    group_changes_ms: u64,
     /// Kinds that have not had their first turn.
     left: Vec<Kind>,
+    /// Writers that ran when the round began.
+    old: BTreeSet<usize>,
+    /// When the faults of a target in this round are over, so far.
+    free_at: BTreeMap<Target, u64>,
+    /// When the group changes for the last time in this round, so far.
+    group_changes_ms: u64,
+}
+
+fn networks(writer: usize) -> [Target; 2] {
+    [Link::WriterKafka, Link::WriterClickHouse].map(|link| Target::Network(link, writer))
 }
 
 impl Planner {
     fn round(&mut self, first: usize, size: usize) -> Vec<Fault> {
-        if first == 1 {
-            self.left = Kind::all();
-            self.rng.shuffle(&mut self.left);
-        }
         let mut starts: Vec<u64> = (0..size).map(|_| self.rng.u64(..=self.options.window_ms)).collect();
         starts.sort_unstable();
-        let mut free_at = BTreeMap::new();
+        self.free_at.clear();
         self.group_changes_ms = 0;
-        let old: BTreeSet<usize> = self.group.clone();
-        let mut faults: Vec<Fault> =
-            starts.into_iter().map(|start_ms| self.fault(start_ms, &old, &mut free_at)).collect();
+        self.old.clone_from(&self.group);
+        let mut faults: Vec<Fault> = starts.into_iter().map(|start_ms| self.fault(start_ms)).collect();
         faults.sort_by_key(|fault| fault.start_ms);
         for (fault, number) in faults.iter_mut().zip(first..) {
             fault.number = number;
@@ -141,55 +150,77 @@ impl Planner {
         faults
     }
 
-    /// A fault that begins at `start_ms`, or later where its target has one before. `old` are the writers that ran when
-    /// the round began: a network needs somebody at its end.
-    fn fault(&mut self, start_ms: u64, old: &BTreeSet<usize>, free_at: &mut BTreeMap<Target, u64>) -> Fault {
-        let kind = self.kind();
-        let writer = match kind {
-            Kind::Join => (0..WRITERS_MAX).find(|slot| !self.group.contains(slot)).unwrap_or(0),
-            Kind::CutReset(_) | Kind::CutSilent(_) | Kind::Delay(_) => {
-                let both: Vec<usize> = self.group.intersection(old).copied().collect();
-                if both.is_empty() { self.one_of_the_group() } else { self.one_of(&both) }
-            }
-            _ => self.one_of_the_group(),
-        };
+    /// A fault that begins at `start_ms`, or later where its target has one before.
+    fn fault(&mut self, start_ms: u64) -> Fault {
+        let (kind, writer) = self.choose(start_ms);
         match kind {
             Kind::Join => self.group.insert(writer),
             Kind::Leave => self.group.remove(&writer),
             _ => false,
         };
+        let start_ms = self.earliest(kind, writer, start_ms);
         let (hold_ms, delay_ms) = (self.hold_ms(kind), self.delay_ms(kind));
-        let target = kind.target(writer);
-        let networks = [Link::WriterKafka, Link::WriterClickHouse].map(|link| Target::Network(link, writer));
-        let busy_until = |targets: &[Target]| targets.iter().filter_map(|target| free_at.get(target)).max();
-        let mut start_ms = start_ms.max(busy_until(&[target]).copied().unwrap_or(0));
+        let busy = start_ms + hold_ms + RECOVERY_MS;
+        self.free_at.insert(kind.target(writer), busy);
         if matches!(kind, Kind::Join | Kind::Leave) {
-            // In the order they were drawn in: that is what keeps the group's size. And who leaves does not take what
-            // is still to be done to its networks with it.
-            let busy = busy_until(&networks).copied().unwrap_or(0);
-            start_ms = start_ms.max(self.group_changes_ms).max(busy);
             self.group_changes_ms = start_ms;
         }
-        let busy = start_ms + hold_ms + RECOVERY_MS;
-        free_at.insert(target, busy);
         if kind == Kind::Join {
-            free_at.extend(networks.map(|network| (network, busy)));
+            self.free_at.extend(networks(writer).map(|network| (network, busy)));
         }
         let writer = if kind.is_of_a_writer() { writer } else { 0 };
         Fault { number: 0, kind, writer, start_ms, hold_ms, delay_ms }
     }
 
-    /// The group never gets too small or too large: then the one kind takes the place of the other.
-    fn kind(&mut self) -> Kind {
-        let kind = self.left.pop().unwrap_or_else(|| {
-            let all = Kind::all();
-            all[self.rng.usize(..all.len())]
-        });
-        match kind {
+    /// What and to whom: a few are drawn until one has a target that is free, because a round whose faults wait for each
+    /// other is long.
+    fn choose(&mut self, start_ms: u64) -> (Kind, usize) {
+        for _ in 1..DRAWS_MAX {
+            let first_turn = self.left.pop();
+            let (kind, writer) = self.draw(first_turn);
+            if self.earliest(kind, writer, start_ms) == start_ms {
+                return (kind, writer);
+            }
+            // A kind that has not had its first turn has it later.
+            if let Some(kind) = first_turn {
+                self.left.insert(0, kind);
+            }
+        }
+        let first_turn = self.left.pop();
+        self.draw(first_turn)
+    }
+
+    fn draw(&mut self, first_turn: Option<Kind>) -> (Kind, usize) {
+        let all = Kind::all();
+        let kind = first_turn.unwrap_or_else(|| all[self.rng.usize(..all.len())]);
+        // The group never gets too small or too large: then the one kind takes the place of the other.
+        let kind = match kind {
             Kind::Leave if self.group.len() <= WRITERS_MIN => Kind::Join,
             Kind::Join if self.group.len() >= WRITERS_MAX => Kind::Leave,
             kind => kind,
+        };
+        let writer = match kind {
+            Kind::Join => (0..WRITERS_MAX).find(|slot| !self.group.contains(slot)).unwrap_or(0),
+            Kind::CutReset(_) | Kind::CutSilent(_) | Kind::Delay(_) => {
+                // A network needs somebody at its end.
+                let both: Vec<usize> = self.group.intersection(&self.old).copied().collect();
+                if both.is_empty() { self.one_of_the_group() } else { self.one_of(&both) }
+            }
+            _ => self.one_of_the_group(),
+        };
+        (kind, writer)
+    }
+
+    /// When a fault can begin, at `start_ms` at the earliest.
+    fn earliest(&self, kind: Kind, writer: usize, start_ms: u64) -> u64 {
+        let free = |target| self.free_at.get(&target).copied().unwrap_or(0);
+        let start_ms = start_ms.max(free(kind.target(writer)));
+        if !matches!(kind, Kind::Join | Kind::Leave) {
+            return start_ms;
         }
+        // In the order they were drawn in: that is what keeps the group's size. And who leaves does not take what is
+        // still to be done to its networks with it.
+        networks(writer).into_iter().map(free).fold(start_ms.max(self.group_changes_ms), u64::max)
     }
 
     fn one_of_the_group(&mut self) -> usize {

@@ -25,7 +25,7 @@ const READY: Duration = Duration::from_secs(120);
 /// What every process is configured with beside addresses. Deadlines are shorter than the longer faults, so that what
 /// lies behind them happens, too: deliveries that time out, sessions that end, inserts whose outcome is unknown.
 const KEYS: &[(&str, &str)] = &[
-    ("gateway.drain_timeout_ms", "5000"),
+    ("gateway.limits.drain_timeout_ms", "5000"),
     ("bridge.delivery_timeout_ms", "10000"),
     ("writer.session_timeout_ms", "6000"),
     ("writer.drain_timeout_ms", "10000"),
@@ -227,6 +227,8 @@ impl Site {
     fn wait_ready(&self) {
         for node in self.nodes() {
             until(&format!("{} to be ready", node.name), READY, || {
+                let ended = node.with(Penstock::exit_status).flatten();
+                assert!(ended.is_none(), "{} ended with {ended:?}:\n{}", node.name, node.log_tail(20));
                 node.with(|process| process.is_ready()).unwrap_or(true)
             });
         }

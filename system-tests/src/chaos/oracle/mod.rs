@@ -17,6 +17,8 @@ use super::site::Site;
 /// Records become rows or dead letters; when their number stands still for this long, the rest is missing.
 const STALLED: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Differences between ledger and stores that are shown.
+const SHOWN_MAX: usize = 20;
 
 /// What remains known from round to round.
 #[derive(Debug, Default)]
@@ -56,7 +58,11 @@ impl Oracle {
         verdict.letters = self.scans.offsets.letters.total();
         verdict.findings.append(&mut self.scans.strange);
         let verification = runtime.block_on(site.chain.verify(ledger, true));
-        verdict.findings.extend(verification.differences.to_string().lines().map(str::to_owned));
+        let differences = &verification.differences;
+        verdict.findings.extend(differences.first.iter().take(SHOWN_MAX).map(ToString::to_string));
+        if differences.total() > SHOWN_MAX as u64 {
+            verdict.findings.push(format!("in all {:?}", differences.counts));
+        }
         verdict.findings.extend(runtime.block_on(tables::latest(&client)));
         if rollups {
             verdict.findings.extend(runtime.block_on(tables::rollups(&client)));

@@ -19,13 +19,13 @@ const STALLED: Duration = Duration::from_secs(90);
 
 /// What has been read of both topics, from the beginning.
 #[derive(Debug, Default)]
-pub struct Scans {
+pub(super) struct Scans {
     /// By offset.
-    pub offsets: Offsets,
+    pub(super) offsets: Offsets,
     /// Where the dead letters of a partition have not been read yet.
     letters_next: BTreeMap<i32, i64>,
     /// Dead letters and records that make no sense.
-    pub strange: Vec<String>,
+    pub(super) strange: Vec<String>,
 }
 
 impl Scans {
@@ -33,7 +33,7 @@ impl Scans {
     ///
     /// # Panics
     /// Where Kafka cannot be read.
-    pub fn go_on(&mut self, chain: &Chain) {
+    pub(super) fn go_on(&mut self, chain: &Chain) {
         let partitions = |topic: &str| {
             let contract = topics::CONTRACTS.iter().find(|contract| contract.name == topic);
             0..i32::from(contract.unwrap().partitions)
@@ -93,7 +93,7 @@ fn read(chain: &Chain, topic: &str, from: Vec<(i32, i64)>, mut each: impl FnMut(
 }
 
 /// How a query reaches ClickHouse.
-pub fn client(chain: &Chain) -> Client {
+pub(super) fn client(chain: &Chain) -> Client {
     let target = chain.clickhouse();
     Client::default().with_url(target.url).with_database(target.database).with_user(target.user)
 }
@@ -102,7 +102,7 @@ pub fn client(chain: &Chain) -> Client {
 ///
 /// # Panics
 /// Where ClickHouse does not answer.
-pub async fn rows(client: &Client) -> Tally {
+pub(super) async fn rows(client: &Client) -> Tally {
     let query = "SELECT toInt32(kafka_partition), toInt64(kafka_offset) FROM readings";
     let mut cursor = client.query(query).fetch::<(i32, i64)>().unwrap();
     let mut rows = Tally::default();

@@ -61,7 +61,7 @@ async fn ask(client: &Client, query: &str) -> Vec<String> {
 ///
 /// # Panics
 /// Where ClickHouse does not answer.
-pub async fn latest(client: &Client) -> Vec<String> {
+pub(super) async fn latest(client: &Client) -> Vec<String> {
     ask(client, LATEST).await
 }
 
@@ -69,7 +69,7 @@ pub async fn latest(client: &Client) -> Vec<String> {
 ///
 /// # Panics
 /// Where ClickHouse does not answer.
-pub async fn rollups(client: &Client) -> Vec<String> {
+pub(super) async fn rollups(client: &Client) -> Vec<String> {
     let began = Instant::now();
     loop {
         let mut differences = Vec::new();
