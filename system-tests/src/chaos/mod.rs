@@ -167,53 +167,62 @@ struct Suite<'s> {
 
 impl Suite<'_> {
     fn round(&mut self, round: &Round, of: usize, outcome: &mut Outcome) {
-        let Self { site, runtime, options, .. } = *self;
-        let number = round.number;
-        println!("\nround {number} of {of}:");
+        println!("\nround {} of {of}:", round.number);
         round.faults.iter().for_each(|fault| println!("  {fault}"));
-        let began = Instant::now();
         // In every other round each insert can be seen; in the others merges go on, as they do in service.
-        let hold = number % 2 == 1;
+        let hold = round.number % 2 == 1;
         if hold {
-            site.hold_merges(true);
+            self.site.hold_merges(true);
         }
-        let load = Load::start(runtime, site, number as u64, options.devices, options.rate);
-        until("the first acknowledgement", FIRST_ACK, || load.acked() > 0);
-        let peaks = self.inject(round, outcome);
-        let faults_s = began.elapsed().as_secs_f64();
-        site.heal();
-        let (ledger, report, undecodable) = load.finish(runtime);
-        let healed_s = began.elapsed().as_secs_f64();
-        if self.cancel.is_cancelled() {
-            return;
-        }
-        let verdict = self.oracle.check(runtime, site, &ledger, options.rollups);
+        let site = self.site;
+        let (peaks, checked) = timeline::watch_memory(site, || self.round_under_watch(round, outcome));
+        let Some(checked) = checked else { return };
+        println!("round {}: {checked}; memory in MB: {}", round.number, in_mb(&peaks));
         outcome.findings.extend(self.memory(&peaks));
         outcome.findings.append(&mut site.unexpected.lock());
-        if report.unacknowledged > 0 {
-            outcome.findings.push(format!("{} readings were never acknowledged", report.unacknowledged));
-        }
-        let all_s = began.elapsed().as_secs_f64();
-        println!(
-            "round {number}: faults {faults_s:.0} s, drained {:.0} s, checked {:.0} s; {} acked ({:.0}/s), {} sent again, \
-             {undecodable} undecodable, {} reconnects; {}",
-            healed_s - faults_s,
-            all_s - healed_s,
-            report.acked,
-            report.rate_per_s,
-            report.resent,
-            report.reconnects,
-            summary(&verdict, &peaks),
-        );
-        outcome.acked += report.acked;
         outcome.rounds += 1;
-        outcome.findings.extend(verdict.findings);
         if hold && outcome.findings.is_empty() {
             site.hold_merges(false);
         }
     }
 
-    fn inject(&self, round: &Round, outcome: &mut Outcome) -> Peaks {
+    /// Load, faults, healing and the oracle. In words what it came to; none if it was cut short.
+    fn round_under_watch(&mut self, round: &Round, outcome: &mut Outcome) -> Option<String> {
+        let Self { site, runtime, options, .. } = *self;
+        let began = Instant::now();
+        let load = Load::start(runtime, site, round.number as u64, options.devices, options.rate);
+        until("the first acknowledgement", FIRST_ACK, || load.acked() > 0);
+        self.inject(round, outcome);
+        let injected_s = began.elapsed().as_secs_f64();
+        site.heal();
+        let (ledger, report, undecodable) = load.finish(runtime);
+        let healed_s = began.elapsed().as_secs_f64();
+        if self.cancel.is_cancelled() {
+            return None;
+        }
+        let Verdict { findings, records, rows, letters, collapsed } =
+            self.oracle.check(runtime, &site.chain, || site.is_quiet(), &ledger, options.rollups);
+        let checked_s = began.elapsed().as_secs_f64();
+        if report.unacknowledged > 0 {
+            outcome.findings.push(format!("{} readings were never acknowledged", report.unacknowledged));
+        }
+        let verdict = if findings.is_empty() { "ok" } else { "NOT OK" };
+        outcome.acked += report.acked;
+        outcome.findings.extend(findings);
+        Some(format!(
+            "{verdict}; faults {injected_s:.0} s, healed {:.0} s, checked {:.0} s; {} acked ({:.0}/s), {} sent again, \
+             {undecodable} undecodable, {} reconnects; in all {records} records, {rows} rows, {collapsed} collapsed, \
+             {letters} dead letters",
+            healed_s - injected_s,
+            checked_s - healed_s,
+            report.acked,
+            report.rate_per_s,
+            report.resent,
+            report.reconnects,
+        ))
+    }
+
+    fn inject(&self, round: &Round, outcome: &mut Outcome) {
         let began = Instant::now();
         let injected = Mutex::new(&mut outcome.injected);
         timeline::run(self.site, round, self.cancel, |fault, seen| {
@@ -226,7 +235,7 @@ impl Suite<'_> {
                 Ok(seen) => println!("  {over_s:5.1} s {fault}: {seen}"),
                 Err(why) => println!("  {over_s:5.1} s {fault}: WITHOUT EFFECT, {why}"),
             }
-        })
+        });
     }
 
     fn memory(&self, peaks: &Peaks) -> Vec<String> {
@@ -243,17 +252,9 @@ const fn mb(bytes: u64) -> u64 {
     bytes / 1_000_000
 }
 
-fn summary(verdict: &Verdict, peaks: &Peaks) -> String {
+fn in_mb(peaks: &Peaks) -> String {
     let memory: Vec<String> = peaks.iter().map(|(name, bytes)| format!("{name} {}", mb(*bytes))).collect();
-    format!(
-        "in all {} records, {} rows, {} collapsed, {} dead letters; memory in MB: {}; {}",
-        verdict.records,
-        verdict.rows,
-        verdict.collapsed,
-        verdict.letters,
-        memory.join(", "),
-        if verdict.findings.is_empty() { "ok" } else { "NOT OK" },
-    )
+    memory.join(", ")
 }
 
 /// A new folder for a run in `parent`.

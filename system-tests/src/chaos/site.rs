@@ -234,6 +234,14 @@ impl Site {
         }
     }
 
+    /// Whether no writer holds rows that are not stored.
+    pub fn is_quiet(&self) -> bool {
+        self.writers.iter().all(|writer| {
+            let held = writer.with(|process| process.metric("penstock_writer_buffered_bytes", ""));
+            held.unwrap_or(0.0) == 0.0
+        })
+    }
+
     /// While merges are held, no row vanishes because another one has the same key: each insert can be seen.
     ///
     /// # Panics

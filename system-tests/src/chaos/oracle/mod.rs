@@ -2,7 +2,7 @@
 
 mod offsets;
 mod scan;
-mod tables;
+pub mod tables;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 
 use self::offsets::Comparison;
 use self::scan::Scans;
-use super::site::Site;
+use crate::chain::Chain;
 
 /// Records become rows or dead letters; when their number stands still for this long, the rest is missing.
 const STALLED: Duration = Duration::from_secs(30);
@@ -42,59 +42,60 @@ pub struct Verdict {
 }
 
 impl Oracle {
-    /// Waits until every record is stored, then looks at everything.
+    /// Waits until every record is stored and `quiet` says that nobody is about to store more, then looks at everything.
     ///
     /// # Panics
     /// Where Kafka or ClickHouse cannot be read.
-    pub fn check(&mut self, runtime: &Runtime, site: &Site, ledger: &Arc<Ledger>, rollups: bool) -> Verdict {
-        let mut verdict = Verdict::default();
-        let client = scan::client(&site.chain);
-        let found = self.wait_until_stored(runtime, site, &client, &mut verdict);
-        verdict.findings.extend(found.first.iter().map(ToString::to_string));
+    pub fn check(
+        &mut self,
+        runtime: &Runtime,
+        chain: &Chain,
+        quiet: impl Fn() -> bool,
+        ledger: &Arc<Ledger>,
+        rollups: bool,
+    ) -> Verdict {
+        let client = scan::client(chain);
+        let (found, rows) = self.wait_until_stored(runtime, chain, quiet, &client);
+        let mut findings: Vec<String> = found.first.iter().map(ToString::to_string).collect();
         if found.missing + found.wrong > found.first.len() as u64 {
-            verdict.findings.push(format!("in all {} offsets missing, {} wrong", found.missing, found.wrong));
+            findings.push(format!("in all {} offsets missing, {} wrong", found.missing, found.wrong));
         }
-        (verdict.records, verdict.collapsed) = (found.records, found.collapsed);
-        verdict.letters = self.scans.offsets.letters.total();
-        verdict.findings.append(&mut self.scans.strange);
-        let verification = runtime.block_on(site.chain.verify(ledger, true));
-        let differences = &verification.differences;
-        verdict.findings.extend(differences.first.iter().take(SHOWN_MAX).map(ToString::to_string));
+        findings.append(&mut self.scans.strange);
+        let differences = runtime.block_on(chain.verify(ledger, true)).differences;
+        findings.extend(differences.first.iter().take(SHOWN_MAX).map(ToString::to_string));
         if differences.total() > SHOWN_MAX as u64 {
-            verdict.findings.push(format!("in all {:?}", differences.counts));
+            findings.push(format!("in all {:?}", differences.counts));
         }
-        verdict.findings.extend(runtime.block_on(tables::latest(&client)));
+        findings.extend(runtime.block_on(tables::latest(&client)));
         if rollups {
-            verdict.findings.extend(runtime.block_on(tables::rollups(&client)));
+            findings.extend(runtime.block_on(tables::rollups(&client)));
         }
-        verdict
+        let letters = self.scans.offsets.letters.total();
+        Verdict { findings, records: found.records, rows, letters, collapsed: found.collapsed }
     }
 
-    /// Waits until no record is missing and no writer holds rows; the last look is at what then is there.
+    /// Looks until no record is missing and nobody is about to store more; the last look is at what then is there. Says
+    /// how many rows there are, too.
     fn wait_until_stored(
         &mut self,
         runtime: &Runtime,
-        site: &Site,
+        chain: &Chain,
+        is_quiet: impl Fn() -> bool,
         client: &clickhouse::Client,
-        verdict: &mut Verdict,
-    ) -> Comparison {
-        let (mut missing, mut progress_at, mut quiet) = (u64::MAX, Instant::now(), false);
+    ) -> (Comparison, u64) {
+        let (mut missing, mut progress_at) = (u64::MAX, Instant::now());
         loop {
-            self.scans.go_on(&site.chain);
+            // Asked before looking: what writers still hold may yet become rows too many.
+            let quiet = is_quiet();
+            self.scans.go_on(chain);
             let rows = runtime.block_on(scan::rows(client));
             let found = self.scans.offsets.compare(&rows);
-            verdict.rows = rows.total();
             if found.missing < missing {
                 (missing, progress_at) = (found.missing, Instant::now());
             }
             if (found.missing == 0 && quiet) || progress_at.elapsed() >= STALLED {
-                return found;
+                return (found, rows.total());
             }
-            // What writers still hold may yet become rows too many.
-            quiet = site.writers.iter().all(|writer| {
-                let held = writer.with(|process| process.metric("penstock_writer_buffered_bytes", ""));
-                held.unwrap_or(0.0) == 0.0
-            });
             std::thread::sleep(LOOK_EVERY);
         }
     }

@@ -61,21 +61,30 @@ async fn ask(client: &Client, query: &str) -> Vec<String> {
 ///
 /// # Panics
 /// Where ClickHouse does not answer.
-pub(super) async fn latest(client: &Client) -> Vec<String> {
+pub async fn latest(client: &Client) -> Vec<String> {
     ask(client, LATEST).await
 }
 
-/// Windows of the rollups that are not what distinct readings make them, when they have had the time to be.
+/// Windows of the rollups that are not what distinct readings make them, now.
 ///
 /// # Panics
 /// Where ClickHouse does not answer.
-pub(super) async fn rollups(client: &Client) -> Vec<String> {
+pub async fn rollups_now(client: &Client) -> Vec<String> {
+    let mut differences = Vec::new();
+    for (table, window, window_of) in TABLES {
+        differences.extend(ask(client, &rollup_query(table, window, window_of)).await);
+    }
+    differences
+}
+
+/// The same, when they have had the time to be right.
+///
+/// # Panics
+/// Where ClickHouse does not answer.
+pub async fn rollups(client: &Client) -> Vec<String> {
     let began = Instant::now();
     loop {
-        let mut differences = Vec::new();
-        for (table, window, window_of) in TABLES {
-            differences.extend(ask(client, &rollup_query(table, window, window_of)).await);
-        }
+        let differences = rollups_now(client).await;
         if differences.is_empty() || began.elapsed() >= ROLLUPS {
             return differences;
         }
