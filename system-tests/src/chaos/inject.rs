@@ -13,6 +13,7 @@ use super::plan::Fault;
 use super::proxy::{Cut, Proxy, ProxyCounts};
 use super::site::{Node, Site};
 use crate::process::Penstock;
+use crate::wait::comes_to_hold;
 
 /// SIGTERM is followed within this time, whatever the servers do.
 const END: Duration = Duration::from_secs(40);
@@ -103,7 +104,7 @@ impl Injection<'_> {
     }
 
     fn wait(&self, deadline: Duration, condition: impl FnMut() -> bool) -> bool {
-        Site::wait(deadline, || self.cancel.is_cancelled(), condition)
+        comes_to_hold(deadline, || self.cancel.is_cancelled(), condition)
     }
 
     /// The process, if it runs; one that has ended by itself is noted.
@@ -135,7 +136,7 @@ impl Injection<'_> {
         process.signal(Signal::SIGTERM);
         let begun = Instant::now();
         let mut status = None;
-        Site::wait(
+        comes_to_hold(
             END,
             || false,
             || {
@@ -226,7 +227,7 @@ impl Injection<'_> {
     }
 
     fn cut(&self, link: Link, writer: usize, cut: Cut) -> Seen {
-        let proxy = self.site.network(link, writer);
+        let proxy = self.site.networks.of(link, writer);
         let count = |counts: ProxyCounts| match cut {
             Cut::Reset => counts.reset,
             Cut::Silent => counts.held,
@@ -239,7 +240,7 @@ impl Injection<'_> {
     }
 
     fn delay(&self, link: Link, fault: &Fault) -> Seen {
-        let proxy = self.site.network(link, fault.writer);
+        let proxy = self.site.networks.of(link, fault.writer);
         let (forth, back) = fault.delay_ms;
         let (forth, back) = (Duration::from_millis(forth), Duration::from_millis(back));
         self.trouble(proxy, |counts| counts.delayed_bytes, "bytes were delayed", || proxy.delay(forth, back))

@@ -6,6 +6,7 @@
 pub mod inject;
 pub mod kind;
 pub mod load;
+pub mod networks;
 pub mod oracle;
 pub mod plan;
 pub mod proxy;

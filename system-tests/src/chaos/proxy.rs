@@ -17,6 +17,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Connections at once; more wait in the listen backlog.
 const CONNECTIONS_MAX: usize = 1024;
+const ACCEPT_AGAIN: Duration = Duration::from_millis(10);
 const CHUNK_BYTES: usize = 16 * 1024;
 /// Chunks on their way in one direction of one connection.
 const CHUNKS_MAX: usize = 16;
@@ -173,8 +174,11 @@ impl Proxy {
 async fn accept(listener: TcpListener, network: Arc<Network>, end: CancellationToken) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
-        // An error of accept is of one connection, or of too many open files, which ends.
-        let Ok((client, _)) = listener.accept().await else { continue };
+        let Ok((client, _)) = listener.accept().await else {
+            // Too many open files: some are closed before long.
+            tokio::time::sleep(ACCEPT_AGAIN).await;
+            continue;
+        };
         let network = Arc::clone(&network);
         tokio::spawn(end.clone().run_until_cancelled_owned(async move {
             network.connection(client).await;

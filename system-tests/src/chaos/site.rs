@@ -6,16 +6,16 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use parking_lot::Mutex;
-use penstock_devstack::{ClickHouseOptions, KafkaListener, KafkaOptions, PortLease, Stack, StackOptions};
+use penstock_devstack::{ClickHouseOptions, KafkaOptions, PortLease, Stack, StackOptions};
 use tokio::runtime::Runtime;
 
 use super::kind::{Link, WRITERS_MAX};
+use super::networks::{NetworkPorts, Networks};
 use super::plan::WRITERS_AT_FIRST;
-use super::proxy::{Proxy, ProxyPort};
 use crate::chain::Chain;
 use crate::process::Penstock;
 use crate::wait::until;
@@ -97,9 +97,8 @@ pub struct Site {
     pub gateway: Node,
     /// Places for writers; not all are taken.
     pub writers: Vec<Node>,
-    gateway_kafka: Proxy,
-    writers_kafka: Vec<Proxy>,
-    writers_clickhouse: Vec<Proxy>,
+    /// What lies between them.
+    pub networks: Networks,
     /// Servers, certificates, names.
     pub chain: Chain,
     /// What went wrong without a fault that explains it.
@@ -119,60 +118,36 @@ impl Site {
     /// # Panics
     /// Where that does not work.
     pub fn start(runtime: &Runtime, folder: &Path) -> Self {
-        let (to_kafka, to_clickhouse) = runtime.block_on(async {
-            let (mut to_kafka, mut to_clickhouse) = (Vec::new(), Vec::new());
-            for _ in 0..=WRITERS_MAX {
-                to_kafka.push(ProxyPort::bind().await);
-            }
-            for _ in 0..WRITERS_MAX {
-                to_clickhouse.push(ProxyPort::bind().await);
-            }
-            (to_kafka, to_clickhouse)
-        });
-        // The last one is the gateway's.
-        let name = |index: usize| format!("CLIENT{index}");
-        let listeners = to_kafka.iter().enumerate();
-        let listeners = listeners
-            .map(|(index, port)| KafkaListener { name: name(index), advertised_port: port.port() })
-            .collect();
-        let stack = Stack::start(&StackOptions {
-            kafka: KafkaOptions { dir: Some(folder.join("kafka")), listeners, ..KafkaOptions::default() },
-            clickhouse: ClickHouseOptions {
-                dir: Some(folder.join("clickhouse")),
-                ..ClickHouseOptions::default()
-            },
-        });
-        let stack = stack.unwrap();
-        let _guard = runtime.enter();
-        let upstreams = (0..to_kafka.len()).map(|index| stack.kafka.listener(&name(index)).unwrap());
-        let mut writers_kafka: Vec<Proxy> = to_kafka
-            .into_iter()
-            .zip(upstreams)
-            .map(|(port, upstream)| port.forward(upstream.parse().unwrap()))
-            .collect();
-        let gateway_kafka = writers_kafka.pop().unwrap();
-        let http = stack.clickhouse.http_url();
-        let http: SocketAddr = http.trim_start_matches("http://").parse().unwrap();
-        let writers_clickhouse: Vec<Proxy> =
-            to_clickhouse.into_iter().map(|port| port.forward(http)).collect();
+        let ports = runtime.block_on(NetworkPorts::bind());
+        let kafka = KafkaOptions {
+            dir: Some(folder.join("kafka")),
+            listeners: ports.listeners(),
+            ..KafkaOptions::default()
+        };
+        let clickhouse =
+            ClickHouseOptions { dir: Some(folder.join("clickhouse")), ..ClickHouseOptions::default() };
+        let stack = Stack::start(&StackOptions { kafka, clickhouse }).unwrap();
+        let networks = {
+            let _guard = runtime.enter();
+            ports.forward(&stack)
+        };
         let ports: Vec<_> = (0..WRITERS_MAX + 2).map(|_| PortLease::reserve().unwrap()).collect();
         let mut chain = Chain::in_folder(stack, folder.join("penstock"));
         chain.mqtt = SocketAddr::from(([127, 0, 0, 1], ports[0].port()));
-        let own = keys(&[("kafka.brokers", gateway_kafka.address())]);
+        let own = keys(&[("kafka.brokers", networks.of(Link::GatewayKafka, 0).address())]);
         let gateway = Node::new(&chain, "gateway", "gateway", ports[1].port(), &own);
         let writers = (0..WRITERS_MAX).map(|index| {
+            let clickhouse = networks.of(Link::WriterClickHouse, index).address();
             let own = keys(&[
-                ("kafka.brokers", writers_kafka[index].address()),
-                ("clickhouse.url", format!("http://{}", writers_clickhouse[index].address())),
+                ("kafka.brokers", networks.of(Link::WriterKafka, index).address()),
+                ("clickhouse.url", format!("http://{clickhouse}")),
             ]);
             Node::new(&chain, &format!("writer-{index}"), "writer", ports[index + 2].port(), &own)
         });
         let site = Self {
             writers: writers.collect(),
             gateway,
-            gateway_kafka,
-            writers_kafka,
-            writers_clickhouse,
+            networks,
             chain,
             unexpected: Mutex::new(Vec::new()),
             merges_held: AtomicBool::new(false),
@@ -182,15 +157,6 @@ impl Site {
         site.writers.iter().take(WRITERS_AT_FIRST).for_each(Node::start);
         site.wait_ready();
         site
-    }
-
-    /// The proxy of a network.
-    pub fn network(&self, link: Link, writer: usize) -> &Proxy {
-        match link {
-            Link::GatewayKafka => &self.gateway_kafka,
-            Link::WriterKafka => &self.writers_kafka[writer],
-            Link::WriterClickHouse => &self.writers_clickhouse[writer],
-        }
     }
 
     /// Every place for a Penstock process.
@@ -209,8 +175,7 @@ impl Site {
     /// # Panics
     /// Where they do not become ready.
     pub fn heal(&self) {
-        let networks = self.writers_kafka.iter().chain(&self.writers_clickhouse);
-        networks.chain([&self.gateway_kafka]).for_each(Proxy::heal);
+        self.networks.heal();
         for node in self.nodes() {
             let ended = node.with(|process| {
                 process.signal_if_alive(Signal::SIGCONT);
@@ -285,21 +250,5 @@ impl Site {
             text += &format!("--- the end of the log of {name}\n{tail}\n");
         }
         text
-    }
-
-    /// How long until `condition` holds is up to the condition: waits, unless `given_up` says not to.
-    pub(super) fn wait(
-        deadline: Duration,
-        given_up: impl Fn() -> bool,
-        mut condition: impl FnMut() -> bool,
-    ) -> bool {
-        let end = Instant::now() + deadline;
-        while !condition() {
-            if given_up() || Instant::now() >= end {
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        true
     }
 }

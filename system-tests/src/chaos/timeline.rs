@@ -12,6 +12,7 @@ use super::inject::{Seen, inject};
 use super::kind::Target;
 use super::plan::{Fault, Round};
 use super::site::{Node, Site};
+use crate::wait::comes_to_hold;
 
 const SAMPLE_EVERY: Duration = Duration::from_millis(200);
 
@@ -32,7 +33,7 @@ pub fn run(site: &Site, round: &Round, cancel: &CancellationToken, done: impl Fn
                 for fault in faults {
                     let due = began + Duration::from_millis(fault.start_ms);
                     let wait = due.saturating_duration_since(Instant::now());
-                    Site::wait(wait, || cancel.is_cancelled(), || Instant::now() >= due);
+                    comes_to_hold(wait, || cancel.is_cancelled(), || Instant::now() >= due);
                     if cancel.is_cancelled() {
                         return;
                     }
