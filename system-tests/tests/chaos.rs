@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 #[test]
 fn whatever_is_killed_stopped_or_cut_off_every_acknowledged_reading_is_one_row() {
     let options = Options {
-        plan: PlanOptions { seed: 1, faults: 28, round_of: 10, window_ms: 8_000, stop_ms_max: 9_000 },
+        plan: PlanOptions { seed: 2, faults: 28, round_of: 10, window_ms: 8_000, stop_ms_max: 9_000 },
         devices: 100,
         rate: 1_000.0,
         rollups: false,

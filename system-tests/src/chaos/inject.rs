@@ -20,7 +20,7 @@ const END: Duration = Duration::from_secs(40);
 /// SIGSTOP is.
 const STOP: Duration = Duration::from_secs(10);
 /// A fault of a network waits this long for somebody to use it, and this long for an effect.
-const TRAFFIC: Duration = Duration::from_secs(20);
+const TRAFFIC: Duration = Duration::from_secs(60);
 /// A writer that joins has partitions within this time; Kafka may be away for some of it.
 const ASSIGNED: Duration = Duration::from_secs(90);
 
