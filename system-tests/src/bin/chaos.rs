@@ -42,9 +42,6 @@ struct Cli {
     /// Readings a second, of all devices together
     #[arg(long, default_value_t = 1_000.0)]
     rate: f64,
-    /// Compare rollups, too
-    #[arg(long)]
-    rollups: bool,
     /// Resident memory that no gateway and no writer may exceed, in MB
     #[arg(long, default_value_t = 256)]
     memory_mb_max: u64,
@@ -82,7 +79,7 @@ fn main() -> ExitCode {
         plan: plan_options,
         devices: cli.devices,
         rate: cli.rate,
-        rollups: cli.rollups,
+        rollups: true,
         memory_bytes_max: cli.memory_mb_max * 1_000_000,
         folder: new_folder(&cli.dir),
     };

@@ -32,6 +32,7 @@ const KEYS: &[(&str, &str)] = &[
     ("writer.backoff_max_ms", "2000"),
     // Parts are not merged while a round lasts: with few of them ClickHouse does not slow inserts down.
     ("writer.batch_age_ms_max", "250"),
+    ("writer.rollup_every_ms", "2000"),
     ("clickhouse.insert_timeout_ms", "8000"),
     ("clickhouse.query_timeout_ms", "8000"),
 ];
