@@ -94,7 +94,7 @@ fn a_rollup_that_does_not_follow_from_the_readings_is_found() {
         ("battery_level_min", "NULL"),
     ] {
         stored.change(&format!(
-            "INSERT INTO readings_1m SELECT * REPLACE ({value} AS {column}, now64(3) + 60 AS refreshed_at) \
+            "INSERT INTO readings_1m SELECT * REPLACE ({value} AS {column}, toDateTime64('2200-01-01', 3, 'UTC') AS refreshed_at) \
              FROM readings_1m FINAL ORDER BY ifNull(humidity_avg, 0) DESC, device_id, minute LIMIT 1"
         ));
         let findings = stored.rollups();
