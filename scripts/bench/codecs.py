@@ -23,7 +23,10 @@ FLOATS = ["Delta(4), ZSTD(1)", "Delta(4), ZSTD(3)", "Delta(4), ZSTD(6)", "ZSTD(1
           "FPC(20), ZSTD(1)", "FPC(12)", "DoubleDelta, ZSTD(1)", "Gorilla, ZSTD(1)", "ALP", "ALP, ZSTD(1)",
           "Delta(4), LZ4", "LZ4"]
 SMALL = ["ZSTD(1)", "ZSTD(3)", "T64, ZSTD(1)", "Delta, ZSTD(1)", "LZ4"]
-BUCKETS = "map_serialization_version = 'with_buckets', map_buckets_min_avg_size = 0"
+BUCKETS = ("map_serialization_version = 'with_buckets', map_serialization_version_for_zero_level_parts = 'with_buckets', "
+           "map_buckets_strategy = 'constant', max_buckets_in_map = 8, map_buckets_min_avg_size = 0")
+BUCKETS_MERGED = ["map_serialization_version = 'with_buckets'", "map_buckets_strategy = 'constant'", "max_buckets_in_map = 8",
+                  "map_buckets_min_avg_size = 0"]
 # A column: the codecs, or (type, codec, settings) where those change too.
 CANDIDATES = {
     "device_id": ["ZSTD(1)", "ZSTD(3)", "LZ4", "Delta(8), ZSTD(1)"],
@@ -50,7 +53,36 @@ CANDIDATES = {
 PLAIN = "NONE"
 
 # Whole tables: what differs from the table as it is.
-TABLES = {}
+def columns_as(*pairs):
+    return {column: (None, f"CODEC({codec})") for column, codec in pairs}
+
+
+T64 = columns_as(("timestamp", "Delta, T64, ZSTD(1)"), ("received_at", "Delta, T64, ZSTD(1)"),
+                 ("kafka_offset", "Delta, T64, ZSTD(1)"))
+FPC = columns_as(*((column, "FPC(12), ZSTD(1)") for column in ("temperature", "humidity", "pressure")))
+ALP = columns_as(*((column, "ALP, ZSTD(1)") for column in ("temperature", "humidity", "pressure")))
+LOW = {"metrics": ("Map(LowCardinality(String), Float64)", "CODEC(ZSTD(3))")}
+TABLES = {
+    "now": {"text": "as it is"},
+    "t64": {"text": "timestamp, received_at, kafka_offset: Delta, T64, ZSTD(1)", "columns": T64},
+    "t64_fpc": {"text": "and temperature, humidity, pressure: FPC(12), ZSTD(1)", "columns": T64 | FPC},
+    "t64_alp": {"text": "or these three: ALP, ZSTD(1) (experimental)", "columns": T64 | ALP},
+    "t64_low": {"text": "T64 and metrics: LowCardinality names, ZSTD(3)", "columns": T64 | LOW},
+    "t64_zstd1": {"text": "T64 and metrics: ZSTD(1)", "columns": T64 | columns_as(("metrics", "ZSTD(1)"))},
+    "t64_buckets": {"text": "T64 and metrics in 8 buckets once merged", "columns": T64, "settings": BUCKETS_MERGED},
+    "t64_sparse": {"text": "T64 and null maps sparse", "columns": T64,
+                   "settings": ["nullable_serialization_version = 'allow_sparse'"]},
+    "t64_blocks": {"text": "T64 and min_compress_block_size = 1 MiB", "columns": T64,
+                   "settings": ["min_compress_block_size = 1048576"]},
+    "t64_32768": {"text": "T64 and index_granularity = 32,768", "columns": T64, "settings": ["index_granularity = 32768"]},
+    "t64_by_sequence": {"text": "T64 and ORDER BY device_id, sequence, timestamp", "columns": T64,
+                        "order_by": "device_id, sequence, timestamp"},
+    "lz4": {"text": "LZ4 in place of ZSTD", "columns": columns_as(
+        ("device_id", "LZ4"), ("timestamp", "DoubleDelta, LZ4"), ("sequence", "DoubleDelta, LZ4"),
+        ("temperature", "Delta(4), LZ4"), ("humidity", "Delta(4), LZ4"), ("pressure", "Delta(4), LZ4"),
+        ("battery_level", "LZ4"), ("metrics", "LZ4"), ("received_at", "DoubleDelta, LZ4"), ("kafka_partition", "LZ4"),
+        ("kafka_offset", "DoubleDelta, LZ4"))},
+}
 
 
 class ClickHouse:
