@@ -6,6 +6,7 @@
 
 DATABASE.readings is read and never changed; work is done in DATABASE_codecs, which is dropped before and afterwards. CPU is user
 and system time of ClickHouse's whole process, PID. Only the standard library is used.
+COLUMNS="timestamp kafka_offset" tries these columns only; ROUNDS is the number of rounds of inserts.
 """
 
 import os
@@ -139,7 +140,7 @@ def columns(server, database, pid):
     watch = Stopwatch(pid, rows)
     print("| column | codec | bytes a row | write, ns a row | read, ns a row |\n|---|---|---|---|---|")
     for column, candidates in CANDIDATES.items():
-        if column not in os.environ.get("COLUMNS", column):
+        if column not in os.environ.get("COLUMNS", column).split():
             continue
         kind, codec = stored[column]
         server.query(f"CREATE TABLE {work}.source (x {kind}) ENGINE = Memory")
@@ -160,10 +161,14 @@ def measure_column(server, watch, work, kind, codec, settings):
     server.query(f"CREATE TABLE {work}.tried (x {kind} CODEC({codec})) ENGINE = MergeTree ORDER BY tuple() SETTINGS "
                  f"min_bytes_for_wide_part = 0{', ' + settings if settings else ''}",
                  allow_suspicious_codecs=1, allow_experimental_codecs=1)
-    insert = lambda: server.query(
-        f"INSERT INTO {work}.tried SELECT * FROM {work}.source", max_threads=1, max_insert_threads=1,
-        min_insert_block_size_rows=100_000_000, min_insert_block_size_bytes=0)
-    select = lambda: server.query(f"SELECT count() FROM {work}.tried WHERE NOT ignore(x)", max_threads=1)
+
+    def insert():
+        server.query(f"INSERT INTO {work}.tried SELECT * FROM {work}.source", max_threads=1, max_insert_threads=1,
+                     min_insert_block_size_rows=100_000_000, min_insert_block_size_bytes=0)
+
+    def select():
+        server.query(f"SELECT count() FROM {work}.tried WHERE NOT ignore(x)", max_threads=1)
+
     writes, reads = [], []
     for _ in range(3):
         server.query(f"TRUNCATE TABLE {work}.tried")
@@ -184,8 +189,8 @@ def create(server, database, work, name, change):
     for column, kind, codec in server.rows(
             f"SELECT name, type, compression_codec FROM system.columns WHERE database = '{database}' AND table = 'readings'"):
         kind, codec = kind.replace("\\'", "'"), codec.replace("\\'", "'")
-        kind, codec = change.get("columns", {}).get(column, (kind, codec))
-        definitions.append(f"{column} {kind or server_type(server, database, column)} {codec}")
+        other, codec = change.get("columns", {}).get(column, (kind, codec))
+        definitions.append(f"{column} {other or kind} {codec}")
     definitions += ["INDEX kafka_offset_range kafka_offset TYPE minmax GRANULARITY 4",
                     "INDEX received_at_range received_at TYPE minmax GRANULARITY 4"]
     settings = ", ".join(["ttl_only_drop_parts = 1", *change.get("settings", [])])
@@ -193,12 +198,6 @@ def create(server, database, work, name, change):
                  f"PARTITION BY toYYYYMM(timestamp) ORDER BY ({change.get('order_by', SORTED)}) "
                  f"TTL timestamp + INTERVAL 5 YEAR SETTINGS {settings}",
                  allow_suspicious_codecs=1, allow_experimental_codecs=1)
-
-
-def server_type(server, database, column):
-    kind = server.value(f"SELECT type FROM system.columns WHERE database = '{database}' AND table = 'readings' "
-                        f"AND name = '{column}'")
-    return kind.replace("\\'", "'")
 
 
 def insert_us(server, pid, work, names, blocks, rounds):
@@ -222,8 +221,11 @@ def tables(server, database, pid):
     rows, values = map(int, server.rows(f"""SELECT count(), count(temperature) + count(humidity) + count(pressure)
         + count(battery_level) + sum(length(metrics)) FROM {database}.readings""")[0])
     arrival = f"SELECT * FROM {database}.readings ORDER BY received_at, kafka_partition, kafka_offset"
+
     def blocks(size, count):
-        return [(size, server.query(f"{arrival} LIMIT {size} OFFSET {rows // 2 + i * size} FORMAT Native")) for i in range(count)]
+        slices = [f"{arrival} LIMIT {size} OFFSET {rows // 2 + i * size} FORMAT Native" for i in range(count)]
+        return [(size, server.query(sql)) for sql in slices]
+
     large, small = blocks(85_000, 4), blocks(10_000, 12)
     for name, change in TABLES.items():
         create(server, database, work, name, change)

@@ -117,5 +117,10 @@ heading() { # title, column headings
 }
 # The mark as a cell: what is asked for, and whether the figure reaches it.
 mark() { # figure, <= or >=, mark, unit
-    if calculate "($1 $2 $3) ? 0 : 1" '%d' | grep -q 0; then printf '%s %s: reached' "$2" "$3${4:+ $4}"; else printf '%s %s: **missed**' "$2" "$3${4:+ $4}"; fi
+    local verdict='**missed**'
+    case $1 in
+    '' | *[!0-9.]*) verdict='**not measured**' ;;
+    *) [ "$(calculate "($1 $2 $3)" %d)" = 0 ] || verdict=reached ;;
+    esac
+    printf '%s %s: %s' "$2" "$3${4:+ $4}" "$verdict"
 }

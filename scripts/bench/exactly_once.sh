@@ -1,7 +1,9 @@
 # What exactly-once storage costs: the fenced insert beside the plain one, in turns. Sourced by bench.sh.
 
 measure_exactly_once() {
-    if ! "$drain" --help 2>/dev/null | grep -q -- --at-least-once; then
+    local help
+    help=$("$drain" --help 2>&1) || true
+    if [[ $help != *--at-least-once* ]]; then
         say "exactly-once: skipped, because drain --help names no option --at-least-once to compare with"
         heading "Exactly-once" "" figure
         row "skipped: \`drain\` has no option \`--at-least-once\`" "-"
