@@ -223,7 +223,11 @@ def tables(server, database, pid):
     arrival = f"SELECT * FROM {database}.readings ORDER BY received_at, kafka_partition, kafka_offset"
 
     def blocks(size, count):
-        slices = [f"{arrival} LIMIT {size} OFFSET {rows // 2 + i * size} FORMAT Native" for i in range(count)]
+        count = min(count, rows // size)
+        if count == 0:
+            raise SystemExit(f"{database}.readings holds {rows} rows: too few for a block of {size}")
+        first = min(rows // 2, rows - count * size)
+        slices = [f"{arrival} LIMIT {size} OFFSET {first + i * size} FORMAT Native" for i in range(count)]
         return [(size, server.query(sql)) for sql in slices]
 
     large, small = blocks(85_000, 4), blocks(10_000, 12)
