@@ -322,6 +322,8 @@ impl<'a> Refresh<'a> {
         let mut all = vec![
             ("wait_end_of_query", "1"),
             ("max_execution_time", self.rollups.server_deadline_s.as_str()),
+            // Remembered answers to conditions are not to be trusted where a condition holds a set that a subquery made.
+            ("use_query_condition_cache", "0"),
             // Rows of one key lie in one partition, in all tables that are read here.
             ("do_not_merge_across_partitions_select_final", "1"),
         ];
