@@ -7,6 +7,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
+use crate::settings::observer_properties;
 use crate::sys::{Code, GroupClient, Messages, Rebalance};
 use crate::{Batch, ClientSettings, ConsumerSettings, GroupMetadata, KafkaError, TopicPartition};
 
@@ -58,6 +59,46 @@ pub struct CommitCounts {
     pub done: u64,
     /// Commits that failed for at least one partition.
     pub failed: u64,
+}
+
+/// Asks about a consumer group without joining it. Its calls block.
+pub struct GroupObserver {
+    group: GroupClient,
+}
+
+impl GroupObserver {
+    /// A client that asks about the group of this name. With `stable`, an offset is only given out when no transaction
+    /// is open that may change it; until then asking times out. Without, it is the offset that counts if such a
+    /// transaction is aborted: for when there is no answer for much longer than a transaction can last. (A broker that is
+    /// shut down at the wrong moment can complete a transaction and leave the offsets in it undecided for ever.)
+    ///
+    /// # Errors
+    /// [`KafkaError::Config`] for settings that librdkafka does not take.
+    pub fn new(client: &ClientSettings, group: &str, stable: bool) -> Result<Self, KafkaError> {
+        Ok(Self { group: GroupClient::new(&observer_properties(client, group, stable)?)? })
+    }
+
+    /// The committed offsets; `None` where there is none.
+    ///
+    /// # Errors
+    /// Kafka could not be asked in time, or an offset is not stable.
+    pub fn committed(
+        &self,
+        partitions: &[TopicPartition],
+        timeout: Duration,
+    ) -> Result<Vec<(TopicPartition, Option<i64>)>, KafkaError> {
+        if partitions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let found = self.group.committed(partitions, timeout)?;
+        Ok(found.into_iter().map(|entry| (entry.partition, entry.offset)).collect())
+    }
+}
+
+impl fmt::Debug for GroupObserver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GroupObserver").finish_non_exhaustive()
+    }
 }
 
 impl Consumer {

@@ -19,7 +19,7 @@ mod transactions;
 
 pub use admin::{ProvisionError, TopicSpec, delete_topics, provision};
 pub use batch::{Batch, IncomingRecord, Records};
-pub use consumer::{CommitCounts, Consumer, Polled};
+pub use consumer::{CommitCounts, Consumer, GroupObserver, Polled};
 pub use contract::topic_specs;
 pub use error::{DeliveryError, KafkaError};
 pub use partition::{TopicPartition, partition_for_key};

@@ -249,6 +249,15 @@ pub(crate) fn scanner_properties(
     client.properties(ours)
 }
 
+/// For asking about a group without joining it.
+pub(crate) fn observer_properties(
+    client: &ClientSettings,
+    group: &str,
+    read_committed: bool,
+) -> Result<Properties, KafkaError> {
+    client.properties(reader_properties(group, 1 << 20, read_committed))
+}
+
 fn reader_properties(group: &str, fetch_bytes_max: usize, read_committed: bool) -> Properties {
     let mut ours = Properties::new();
     set(&mut ours, "group.id", &group);

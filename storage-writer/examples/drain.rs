@@ -1,6 +1,6 @@
 //! Measures the writer: fills a topic with readings, drains it into ClickHouse, and prints what that cost as JSON.
 //!
-//! `cargo run --release -p penstock-storage-writer --example drain -- [readings] [devices] [metrics]`
+//! `cargo run --release -p penstock-storage-writer --example drain -- [readings] [devices] [metrics] [--at-least-once]`
 //!
 //! CPU is user and system time of this process between the writer's start and the last row; that of ClickHouse is
 //! measured too where it is the devstack's own. Nothing is asserted.
@@ -21,6 +21,7 @@ use penstock_proto::topics::READINGS;
 use penstock_proto::v1::SensorReading;
 use penstock_service::Config;
 use penstock_service::admin::Readiness;
+use penstock_service::config::StorageGuarantee;
 use penstock_storage_writer::{Metrics, run};
 use prost::Message;
 use tokio_util::sync::CancellationToken;
@@ -29,7 +30,14 @@ const T0_MS: i64 = 1_790_000_000_000;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let mut args = std::env::args().skip(1).map(|arg| arg.parse::<u64>().expect("arguments are numbers"));
+    let (flags, numbers): (Vec<String>, Vec<String>) =
+        std::env::args().skip(1).partition(|argument| argument.starts_with('-'));
+    if let Some(flag) = flags.iter().find(|flag| *flag != "--at-least-once") {
+        println!("usage: drain [readings] [devices] [metrics] [--at-least-once]");
+        anyhow::ensure!(flag == "--help", "{flag} is no option");
+        return Ok(());
+    }
+    let mut args = numbers.iter().map(|number| number.parse::<u64>().expect("arguments are numbers"));
     let readings = args.next().unwrap_or(2_000_000);
     let devices = args.next().unwrap_or(1_000).max(1);
     let metrics_per_reading = args.next().unwrap_or(0);
@@ -42,6 +50,11 @@ async fn main() -> anyhow::Result<()> {
     config.clickhouse.database = format!("bench_{}", std::process::id());
     config.writer.group = format!("bench-{}", std::process::id());
     config.kafka.topic_prefix = format!("bench{}.", std::process::id());
+    if !flags.is_empty() {
+        config.writer.guarantee = StorageGuarantee::AtLeastOnce;
+    }
+    // Rollups are another step, with figures of their own.
+    config.writer.rollups = false;
     if let Ok(rows) = std::env::var("DRAIN_BATCH_ROWS_MAX") {
         config.writer.batch_rows_max = rows.parse()?;
     }
@@ -71,6 +84,7 @@ async fn main() -> anyhow::Result<()> {
     let (rows, batches) = (metrics.rows() as f64, metrics.batches() as f64);
     let report = serde_json::json!({
         "rows": metrics.rows(),
+        "guarantee": if flags.is_empty() { "exactly-once" } else { "at-least-once" },
         "batches": metrics.batches(),
         "rows_per_batch": (rows / batches).round(),
         "wall_s": wall_s,

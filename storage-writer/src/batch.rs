@@ -121,6 +121,11 @@ impl Batch {
         self.cover(i32::from(row.kafka_partition), row.kafka_offset.cast_signed(), epoch, now);
     }
 
+    /// Passes over a record that became a dead letter under an earlier assignment.
+    pub fn pass(&mut self, partition: i32, offset: i64, epoch: Epoch, now: Instant) {
+        self.cover(partition, offset, epoch, now);
+    }
+
     /// Adds a record that cannot become a row.
     pub fn refuse(&mut self, refused: Refused, epoch: Epoch, now: Instant) {
         self.refused_bytes +=

@@ -38,13 +38,22 @@ struct Entry {
     letters: bool,
 }
 
+/// Offsets that were done with before an assignment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Already {
+    /// Those that are rows.
+    pub rows: OffsetSet,
+    /// Those that are dead letters.
+    pub letters: OffsetSet,
+}
+
 #[derive(Debug)]
 struct Owned {
     epoch: Epoch,
     /// Whether records may be read: what is stored of the partition is known.
     open: bool,
-    /// Offsets that were stored before this assignment.
-    already: OffsetSet,
+    /// Offsets that were done with before this assignment.
+    already: Already,
     /// Next offset to be read; a record below it has been read before.
     position: i64,
     /// First offset that was read; `None` until there is a record.
@@ -62,6 +71,8 @@ pub enum Found {
     New(Epoch),
     /// It was stored before this assignment began.
     Stored(Epoch),
+    /// It became a dead letter before this assignment began.
+    Lettered(Epoch),
     /// It must be passed over: its partition is not this writer's, or it was read before.
     Foreign,
 }
@@ -94,7 +105,7 @@ impl Offsets {
         let owned = Owned {
             epoch,
             open: false,
-            already: OffsetSet::default(),
+            already: Already::default(),
             position: 0,
             first: None,
             stored: None,
@@ -106,7 +117,7 @@ impl Offsets {
 
     /// Records of the partition are read from now on. Everything below `floor` is stored, and the offsets `already`.
     /// `false` if the assignment is over.
-    pub fn open(&mut self, partition: i32, epoch: Epoch, floor: Option<i64>, already: OffsetSet) -> bool {
+    pub fn open(&mut self, partition: i32, epoch: Epoch, floor: Option<i64>, already: Already) -> bool {
         let Some(owned) = self.owned.get_mut(&partition).filter(|owned| owned.epoch == epoch) else {
             return false;
         };
@@ -147,8 +158,10 @@ impl Offsets {
         }
         owned.position = offset + 1;
         owned.first.get_or_insert(offset);
-        if owned.already.contains(offset.cast_unsigned()) {
+        if owned.already.rows.contains(offset.cast_unsigned()) {
             Found::Stored(owned.epoch)
+        } else if owned.already.letters.contains(offset.cast_unsigned()) {
+            Found::Lettered(owned.epoch)
         } else {
             Found::New(owned.epoch)
         }
@@ -181,7 +194,8 @@ impl Offsets {
                     let stored = owned.stored.map_or(range.next, |stored| stored.max(range.next));
                     owned.stored = Some(stored);
                     // Not before: records may be read again from the last one that is not stored.
-                    owned.already.forget_below(stored.cast_unsigned());
+                    owned.already.rows.forget_below(stored.cast_unsigned());
+                    owned.already.letters.forget_below(stored.cast_unsigned());
                 }
             }
         }
@@ -283,7 +297,7 @@ mod tests {
 
     fn assign(offsets: &mut Offsets, partition: i32) -> Epoch {
         let epoch = offsets.assign(partition);
-        assert!(offsets.open(partition, epoch, None, OffsetSet::default()));
+        assert!(offsets.open(partition, epoch, None, Already::default()));
         epoch
     }
 
@@ -337,16 +351,17 @@ mod tests {
         let mut offsets = Offsets::default();
         let epoch = offsets.assign(0);
         assert_eq!(offsets.read(0, 100), Found::Foreign);
-        let mut already = OffsetSet::default();
-        already.insert(101, 103);
+        let mut already = Already::default();
+        already.rows.insert(101, 103);
+        already.letters.insert(104, 105);
         assert!(offsets.open(0, epoch, Some(100), already));
         assert_eq!(offsets.stored_below().collect::<Vec<_>>(), [(0, 100)]);
         assert_eq!(offsets.committable(), [], "the floor is what was committed");
         let found: Vec<_> = (99..105).map(|offset| offsets.read(0, offset)).collect();
         let (new, stored) = (Found::New(epoch), Found::Stored(epoch));
-        assert_eq!(found, [Found::Foreign, new, stored, stored, new, new]);
+        assert_eq!(found, [Found::Foreign, new, stored, stored, new, Found::Lettered(epoch)]);
         let later = offsets.assign(0);
-        assert!(!offsets.open(0, epoch, None, OffsetSet::default()), "that assignment is over");
+        assert!(!offsets.open(0, epoch, None, Already::default()), "that assignment is over");
         assert!(offsets.is_current(0, later));
     }
 

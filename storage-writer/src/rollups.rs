@@ -252,6 +252,7 @@ impl<'a> Refresh<'a> {
     /// Computes what the rows of `spans` touch.
     async fn round(&mut self, spans: &[Span], version: i64) -> Result<(), CallError> {
         let slices = self.slices(spans).await?;
+        tracing::debug!(version, ?spans, ?slices, "rollups are computed");
         if slices.is_empty() {
             return Ok(());
         }

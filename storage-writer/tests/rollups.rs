@@ -416,3 +416,17 @@ async fn windows_that_have_expired_are_left_alone() {
     assert_eq!((refreshed.offsets, refreshed.windows), (1, 0));
     assert_eq!(fleet.ask("SELECT count() FROM {db}.by_minute").await, "0");
 }
+
+/// ClickHouse takes `timestamp < toDateTime(...)` for `<=` one second less when it looks into an index of milliseconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reading_in_the_last_second_of_a_slice_of_time_is_not_passed_over() {
+    let mut fleet = Fleet::new().await;
+    for (device, seconds) in [(0, 299), (0, -1), (1, 3_599), (2, -DAY_S + 59)] {
+        let before = fleet.ends();
+        let timestamp_ms = (fleet.month_s + seconds) * 1_000 + 423;
+        fleet.record(Reading { device, timestamp_ms, sequence: 1, measurements: "1, 2, 3, 4".to_owned() });
+        fleet.store(&before).await;
+        fleet.refresh().await;
+    }
+    fleet.assert_exact("one reading a part, each in the last second").await;
+}

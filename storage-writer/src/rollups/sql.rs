@@ -184,8 +184,11 @@ fn covered(spans: &[Span]) -> String {
     format!("kafka_offset >= {from} AND kafka_offset < {to} AND ({})", each.join(" OR "))
 }
 
+/// The bounds are of type `DateTime64`: with a bound of whole seconds the index of a column of milliseconds passes over
+/// the last second before it (`< 12:25:00` is taken for `<= 12:24:59`).
 fn during(column: &str, from_s: i64, to_s: i64, devices: &Devices) -> String {
-    let mut sql = format!("{column} >= toDateTime({from_s}, 'UTC') AND {column} < toDateTime({to_s}, 'UTC')");
+    let mut sql =
+        format!("{column} >= toDateTime64({from_s}, 3, 'UTC') AND {column} < toDateTime64({to_s}, 3, 'UTC')");
     for (bound, comparison) in [(&devices.after, ">"), (&devices.up_to, "<=")] {
         if let Some(device) = bound {
             // Writing to a String cannot fail.

@@ -1,23 +1,22 @@
 //! Partitions between their assignment and their first record, as the consumer's thread sees them: which are closed,
 //! which are being opened, and what has come of that.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use penstock_kafka::{Consumer, KafkaError, TopicPartition};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_util::sync::CancellationToken;
 
+use super::floors::Group;
 use super::opening::{Closed, Opened, open};
 use super::store::Store;
 use crate::offsets::Epoch;
 
-/// How long Kafka may take to say what is committed, while the thread waits.
-const COMMITTED_TIMEOUT: Duration = Duration::from_secs(1);
-/// Pause before Kafka is asked again.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// How long Kafka may take to move the consumer, while the thread waits.
+const PLACE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a partition that another writer has claimed is left to it. If Kafka has moved the partition, this writer
 /// hears of it within a heartbeat (3 s), and claims nothing.
 const LEFT_ALONE: Duration = Duration::from_millis(3_500);
@@ -28,16 +27,14 @@ const OPENED_MAX: usize = 1_024;
 /// Closed partitions.
 pub(super) struct Assignment {
     store: Arc<Store>,
+    group: Arc<Group>,
     runtime: Handle,
     topic: Arc<str>,
-    /// Those whose committed offset has to be asked for, and how long they are to be left alone then.
-    unasked: BTreeMap<i32, (Epoch, Duration)>,
-    ask_at: Instant,
+    /// Those that are about to be opened, and how long they are to be left alone before.
+    closed: BTreeMap<i32, (Epoch, Duration)>,
     openings: Vec<Opening>,
     opened_in: Sender<Opened>,
     opened: Receiver<Opened>,
-    /// Those that were read already and have to be read again from their committed offset.
-    rewind: BTreeSet<i32>,
 }
 
 /// Partitions that are opened together.
@@ -54,66 +51,42 @@ impl Drop for Opening {
 }
 
 impl Assignment {
-    pub(super) fn new(store: Arc<Store>, runtime: Handle, topic: Arc<str>) -> Self {
+    pub(super) fn new(store: Arc<Store>, group: Arc<Group>, runtime: Handle, topic: Arc<str>) -> Self {
         let (opened_in, opened) = channel(OPENED_MAX);
-        Self {
-            store,
-            runtime,
-            topic,
-            unasked: BTreeMap::new(),
-            ask_at: Instant::now(),
-            openings: Vec::new(),
-            opened_in,
-            opened,
-            rewind: BTreeSet::new(),
-        }
+        let (closed, openings) = (BTreeMap::new(), Vec::new());
+        Self { store, group, runtime, topic, closed, openings, opened_in, opened }
     }
 
     /// A partition was assigned; it must be paused.
     pub(super) fn begin(&mut self, partition: i32, epoch: Epoch) {
-        self.unasked.insert(partition, (epoch, Duration::ZERO));
+        self.closed.insert(partition, (epoch, Duration::ZERO));
     }
 
     /// A partition is to be taken over anew, after a while if another writer has claimed it; it must be paused.
     pub(super) fn begin_again(&mut self, partition: i32, epoch: Epoch, fenced: bool) {
-        self.rewind.insert(partition);
-        self.unasked.insert(partition, (epoch, if fenced { LEFT_ALONE } else { Duration::ZERO }));
+        self.closed.insert(partition, (epoch, if fenced { LEFT_ALONE } else { Duration::ZERO }));
     }
 
     /// Whether partitions wait to be opened.
     pub(super) fn is_opening(&self) -> bool {
-        !self.unasked.is_empty() || !self.openings.is_empty()
+        !self.closed.is_empty() || !self.openings.is_empty()
     }
 
-    /// Asks what is committed, and begins to open partitions of which that is known.
-    pub(super) fn drive(&mut self, consumer: &Consumer, now: Instant) {
-        if self.unasked.is_empty() || now < self.ask_at {
-            return;
+    /// Begins to open partitions.
+    pub(super) fn drive(&mut self) {
+        let mut by_delay: BTreeMap<Duration, Vec<Closed>> = BTreeMap::new();
+        for (number, (epoch, delay)) in std::mem::take(&mut self.closed) {
+            // The topic's partitions were counted at start: their numbers fit.
+            let Ok(partition) = u16::try_from(number) else { continue };
+            by_delay.entry(delay).or_default().push(Closed { partition, epoch });
         }
-        let partitions: Vec<_> = self.unasked.keys().map(|number| self.named(*number)).collect();
-        match consumer.committed(&partitions, COMMITTED_TIMEOUT) {
-            Ok(committed) => {
-                let mut by_delay: BTreeMap<Duration, Vec<Closed>> = BTreeMap::new();
-                for (partition, floor) in committed {
-                    let number = partition.partition;
-                    let Some((epoch, delay)) = self.unasked.remove(&number) else { continue };
-                    // The topic's partitions were counted at start: their numbers fit.
-                    let Ok(partition) = u16::try_from(number) else { continue };
-                    by_delay.entry(delay).or_default().push(Closed { partition, epoch, floor });
-                }
-                by_delay.into_iter().for_each(|(delay, closed)| self.open(closed, delay));
-            }
-            Err(error) => {
-                tracing::info!("it is not known yet what is committed: {error}");
-                self.ask_at = now + ASK_AGAIN;
-            }
-        }
+        by_delay.into_iter().for_each(|(delay, closed)| self.open(closed, delay));
     }
 
     fn open(&mut self, closed: Vec<Closed>, delay: Duration) {
         let cancel = CancellationToken::new();
-        let work =
-            open(Arc::clone(&self.store), closed.clone(), delay, cancel.clone(), self.opened_in.clone());
+        let (store, group) = (Arc::clone(&self.store), Arc::clone(&self.group));
+        let work = open(store, group, closed.clone(), delay, cancel.clone(), self.opened_in.clone());
         self.openings.push(Opening { closed, cancel });
         self.runtime.spawn(work);
     }
@@ -128,30 +101,23 @@ impl Assignment {
         Some(opened)
     }
 
-    /// Moves the consumer to where an opened partition is to be read from, if it has read beyond.
+    /// Moves the consumer to where an opened partition is to be read from.
     ///
     /// # Errors
     /// It cannot be moved; the partition has to stay closed.
-    pub(super) fn place(&mut self, consumer: &Consumer, opened: &Opened) -> Result<(), KafkaError> {
-        let number = i32::from(opened.closed.partition);
-        if !self.rewind.contains(&number) {
-            return Ok(());
-        }
-        let partition = self.named(number);
-        let floor = match opened.closed.floor {
+    pub(super) fn place(&self, consumer: &Consumer, opened: &Opened) -> Result<(), KafkaError> {
+        let partition = self.named(opened.closed.partition.into());
+        let floor = match opened.floor {
             Some(floor) => floor,
-            None => consumer.watermarks(&partition, COMMITTED_TIMEOUT)?.0,
+            None => consumer.watermarks(&partition, PLACE_TIMEOUT)?.0,
         };
-        consumer.seek(&[(partition, floor)], COMMITTED_TIMEOUT)?;
-        self.rewind.remove(&number);
-        Ok(())
+        consumer.seek(&[(partition, floor)], PLACE_TIMEOUT)
     }
 
     /// These partitions are this writer's no longer. What is being opened together with them begins anew.
     pub(super) fn forget(&mut self, partitions: &[i32]) {
         let gone = |partition: i32| partitions.contains(&partition);
-        self.unasked.retain(|partition, _| !gone(*partition));
-        self.rewind.retain(|partition| !gone(*partition));
+        self.closed.retain(|partition, _| !gone(*partition));
         let (hit, kept): (Vec<Opening>, Vec<Opening>) = std::mem::take(&mut self.openings)
             .into_iter()
             .partition(|opening| opening.closed.iter().any(|closed| gone(closed.partition.into())));
@@ -159,7 +125,7 @@ impl Assignment {
         for opening in hit {
             for closed in &opening.closed {
                 if !gone(closed.partition.into()) {
-                    self.unasked.insert(closed.partition.into(), (closed.epoch, Duration::ZERO));
+                    self.closed.insert(closed.partition.into(), (closed.epoch, Duration::ZERO));
                 }
             }
         }

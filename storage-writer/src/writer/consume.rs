@@ -15,6 +15,7 @@ use super::WriterError;
 use super::assignment::Assignment;
 use super::health::KafkaHealth;
 use super::letters::Letters;
+use super::opening::Opened;
 use super::pipe::Pipe;
 use super::posting::Posting;
 use super::store::Store;
@@ -53,6 +54,8 @@ pub(super) struct Consume {
     health: KafkaHealth,
     metrics: Metrics,
     covered: Covered,
+    /// Opened partitions of which the batch still holds records of an earlier assignment.
+    waiting: Vec<Opened>,
     store: Arc<Store>,
     drain_timeout: Duration,
     paused: bool,
@@ -106,6 +109,7 @@ impl Consume {
             health,
             metrics,
             covered,
+            waiting: Vec::new(),
             store,
             drain_timeout: Duration::from_millis(config.drain_timeout_ms),
             paused: false,
@@ -128,7 +132,7 @@ impl Consume {
             let now = Instant::now();
             self.settle(now)?;
             self.pipe.dispatch_if_due(now);
-            self.assignment.drive(&self.consumer, now);
+            self.assignment.drive();
             self.opened()?;
             self.commit(now)?;
             self.observe(now);
@@ -170,8 +174,16 @@ impl Consume {
     /// Begins to read partitions that were opened.
     fn opened(&mut self) -> Result<(), WriterError> {
         while let Some(opened) = self.assignment.next_opened() {
+            self.waiting.push(opened);
+        }
+        for opened in std::mem::take(&mut self.waiting) {
             let (number, epoch) = (i32::from(opened.closed.partition), opened.closed.epoch);
             if !self.pipe.offsets.is_current(number, epoch) {
+                continue;
+            }
+            // A batch never holds records of two assignments of a partition: it would store the same record twice.
+            if self.pipe.is_filling(number) {
+                self.waiting.push(opened);
                 continue;
             }
             if let Err(error) = self.assignment.place(&self.consumer, &opened) {
@@ -182,7 +194,7 @@ impl Consume {
             if let Some(claim) = opened.claim {
                 self.store.claims.hold(opened.closed.partition, epoch, claim);
             }
-            self.pipe.offsets.open(number, epoch, opened.closed.floor, opened.already);
+            self.pipe.offsets.open(number, epoch, opened.floor, opened.already);
             if !self.paused {
                 go_on("read a partition", self.consumer.resume(&[self.partition(number)]))?;
             }
@@ -265,7 +277,9 @@ impl Consume {
     fn assigned(&mut self, partitions: &[TopicPartition]) -> Result<(), WriterError> {
         tracing::info!(partitions = partitions.len(), "partitions assigned");
         self.metrics.rebalanced("assigned");
-        go_on("take up partitions", self.consumer.assign_done(partitions))?;
+        // Where to read is settled when they are opened.
+        let offsets: Vec<_> = partitions.iter().map(|partition| (partition.clone(), 0)).collect();
+        go_on("take up partitions", self.consumer.assign_done_at(&offsets))?;
         go_on("pause partitions", self.consumer.pause(partitions))?;
         for partition in partitions {
             let epoch = self.pipe.offsets.assign(partition.partition);

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Calls that Kafka was not ready for are made again this often before the transaction is given up.
 const CALLS_MAX: usize = 6;
 /// What a writer that died left open is aborted after this long. Until then the partitions' next owner waits.
-const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the thread is to do.
 #[derive(Debug)]

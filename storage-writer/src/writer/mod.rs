@@ -10,6 +10,7 @@ mod assignment;
 mod condition;
 mod consume;
 mod durability;
+mod floors;
 mod gate;
 mod health;
 mod letters;
@@ -44,6 +45,7 @@ use crate::rollups::Rollups;
 use assignment::Assignment;
 use condition::Condition;
 use consume::{Consume, Covered, Parts};
+use floors::Group;
 use gate::Gate;
 use health::KafkaHealth;
 use letters::Letters;
@@ -239,7 +241,13 @@ fn consume(
     let inserts_max = writer.inserts_inflight_max;
     let Shared { covered, stretch } = shared;
     let pipe = Pipe::new(limits, inserts_max, Arc::clone(&store), source, runtime.clone(), stretch);
-    let assignment = Assignment::new(Arc::clone(&store), runtime, Arc::clone(&topic));
+    let group = Arc::new(Group {
+        client: client_settings(config),
+        name: writer.group.clone(),
+        topic: Arc::clone(&topic),
+        letters_topic: format!("{prefix}{STORAGE_FAILURES}"),
+    });
+    let assignment = Assignment::new(Arc::clone(&store), group, runtime, Arc::clone(&topic));
     let parts = Parts { consumer, topic, pipe, assignment, letters, health, metrics, covered, store };
     Ok(Consume::new(parts, writer))
 }

@@ -1,5 +1,5 @@
-//! What happens between the assignment of a partition and its first record: it is claimed, so that nobody else can
-//! insert its rows any more, and ClickHouse is asked which of them it has.
+//! What happens between the assignment of a partition and its first record: Kafka is asked what is committed, the
+//! partition is claimed, so that nobody else can insert its rows any more, and ClickHouse is asked which it has.
 //!
 //! Runs beside the consumer's thread, which meanwhile goes on with the partitions it has. Tries until it is done, or
 //! the assignment is over.
@@ -12,12 +12,13 @@ use penstock_service::backoff::Backoff;
 use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
 
+use super::floors::{Floor, Group};
 use super::gate::{Abandoned, pause_unless};
 use super::store::Store;
 use crate::claims::Claim;
 use crate::clickhouse::CallError;
 use crate::fence::{Fence, TakeOverError};
-use crate::offsets::Epoch;
+use crate::offsets::{Already, Epoch};
 use crate::stored::{self, OffsetSet, Span};
 
 /// A partition that was assigned and is to be opened.
@@ -25,8 +26,6 @@ use crate::stored::{self, OffsetSet, Span};
 pub(super) struct Closed {
     pub(super) partition: u16,
     pub(super) epoch: Epoch,
-    /// The committed offset; `None` if none was ever committed.
-    pub(super) floor: Option<i64>,
 }
 
 /// A partition that may be read.
@@ -35,14 +34,17 @@ pub(super) struct Opened {
     pub(super) closed: Closed,
     /// The claim under which its rows are inserted; `None` where rows need be stored only at least once.
     pub(super) claim: Option<Claim>,
-    /// Offsets above the floor that are stored.
-    pub(super) already: OffsetSet,
+    /// The committed offset; `None` if none was ever committed.
+    pub(super) floor: Option<i64>,
+    /// Offsets above the floor that are done with.
+    pub(super) already: Already,
 }
 
 /// Opens the partitions, after `delay`. Those that another writer claims first are tried again, as long as `assignment`
 /// lasts.
 pub(super) async fn open(
     store: Arc<Store>,
+    group: Arc<Group>,
     mut closed: Vec<Closed>,
     delay: Duration,
     assignment: CancellationToken,
@@ -52,22 +54,26 @@ pub(super) async fn open(
     if pause_unless(delay, &assignment).await.is_err() {
         return;
     }
-    while !closed.is_empty() {
-        let done = tokio::select! {
-            biased;
-            () = assignment.cancelled() => return,
-            () = store.abort.cancelled() => return,
-            done = attempt(&store, &closed, &assignment) => done,
-        };
-        let Ok(done) = done else { return };
-        closed.retain(|closed| done.iter().all(|opened| opened.closed != *closed));
-        for partition in done {
-            // Without a receiver the writer has ended.
-            let _ = opened.send(partition).await;
+    let work = async {
+        let partitions: Vec<u16> = closed.iter().map(|closed| closed.partition).collect();
+        let floors = group.floors(&partitions, store.backoff()).await;
+        while !closed.is_empty() {
+            let Ok(done) = attempt(&store, &closed, &floors, &assignment).await else { return };
+            closed.retain(|closed| done.iter().all(|opened| opened.closed != *closed));
+            for partition in done {
+                // Without a receiver the writer has ended.
+                let _ = opened.send(partition).await;
+            }
+            if !closed.is_empty() && wait(&mut backoff, &assignment).await.is_err() {
+                return;
+            }
         }
-        if !closed.is_empty() && wait(&mut backoff, &assignment).await.is_err() {
-            return;
-        }
+    };
+    tokio::select! {
+        biased;
+        () = assignment.cancelled() => {}
+        () = store.abort.cancelled() => {}
+        () = work => {}
     }
 }
 
@@ -79,13 +85,15 @@ async fn wait(backoff: &mut Backoff, assignment: &CancellationToken) -> Result<(
 async fn attempt(
     store: &Store,
     closed: &[Closed],
+    floors: &BTreeMap<u16, Floor>,
     assignment: &CancellationToken,
 ) -> Result<Vec<Opened>, Abandoned> {
     let Some(fence) = &store.fence else {
-        return Ok(closed.iter().map(|closed| opened(*closed, None, &BTreeMap::new())).collect());
+        let open = |closed: &Closed| opened(*closed, None, floors, &BTreeMap::new());
+        return Ok(closed.iter().map(open).collect());
     };
     let permit = store.gate.pass(assignment, &store.metrics).await?;
-    match claim_and_ask(store, fence, closed).await {
+    match claim_and_ask(store, fence, closed, floors).await {
         Ok(opened) => {
             permit.worked();
             store.worked();
@@ -108,6 +116,7 @@ async fn claim_and_ask(
     store: &Store,
     fence: &Fence,
     closed: &[Closed],
+    floors: &BTreeMap<u16, Floor>,
 ) -> Result<Vec<Opened>, TakeOverError> {
     let started = std::time::Instant::now();
     let partitions: Vec<u16> = closed.iter().map(|closed| closed.partition).collect();
@@ -115,7 +124,7 @@ async fn claim_and_ask(
     store.metrics.taken_over(taken.killed);
     let ours: Vec<Closed> =
         closed.iter().filter(|closed| taken.held.contains(&closed.partition)).copied().collect();
-    let already = ask(store, &ours).await?;
+    let already = ask(store, &ours, floors).await?;
     let seconds = started.elapsed().as_secs_f64();
     store.metrics.takeover_took(seconds);
     tracing::info!(
@@ -126,18 +135,28 @@ async fn claim_and_ask(
         seconds = format!("{seconds:.3}"),
         "partitions are taken over"
     );
-    Ok(ours.into_iter().map(|closed| opened(closed, Some(taken.claim), &already)).collect())
+    Ok(ours.into_iter().map(|closed| opened(closed, Some(taken.claim), floors, &already)).collect())
 }
 
-async fn ask(store: &Store, closed: &[Closed]) -> Result<BTreeMap<u16, OffsetSet>, CallError> {
-    let span = |closed: &Closed| Span {
-        partition: closed.partition,
-        first: closed.floor.unwrap_or(0).max(0).cast_unsigned(),
-        next: u64::MAX,
+async fn ask(
+    store: &Store,
+    closed: &[Closed],
+    floors: &BTreeMap<u16, Floor>,
+) -> Result<BTreeMap<u16, OffsetSet>, CallError> {
+    let span = |closed: &Closed| {
+        let floor = floors.get(&closed.partition).and_then(|floor| floor.offset).unwrap_or(0);
+        Span { partition: closed.partition, first: floor.max(0).cast_unsigned(), next: u64::MAX }
     };
     stored::ask(&store.client, &store.database, &closed.iter().map(span).collect::<Vec<_>>()).await
 }
 
-fn opened(closed: Closed, claim: Option<Claim>, already: &BTreeMap<u16, OffsetSet>) -> Opened {
-    Opened { closed, claim, already: already.get(&closed.partition).cloned().unwrap_or_default() }
+fn opened(
+    closed: Closed,
+    claim: Option<Claim>,
+    floors: &BTreeMap<u16, Floor>,
+    stored: &BTreeMap<u16, OffsetSet>,
+) -> Opened {
+    let Floor { offset, letters } = floors.get(&closed.partition).cloned().unwrap_or_default();
+    let rows = stored.get(&closed.partition).cloned().unwrap_or_default();
+    Opened { closed, claim, floor: offset, already: Already { rows, letters } }
 }

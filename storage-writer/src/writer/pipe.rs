@@ -127,6 +127,7 @@ impl Pipe {
             match self.offsets.read(record.partition, record.offset) {
                 Found::New(epoch) => self.add(&record, epoch, false, now),
                 Found::Stored(epoch) => self.add(&record, epoch, true, now),
+                Found::Lettered(epoch) => self.batch.pass(record.partition, record.offset, epoch, now),
                 Found::Foreign => skipped += 1,
             }
             if self.batch.is_due(now, self.inserts) && self.has_slot() {
@@ -264,6 +265,16 @@ impl Pipe {
         std::mem::take(&mut self.lost)
     }
 
+    /// These partitions are to be taken over anew: it is not known what of them is done with.
+    pub(super) fn give_up(&mut self, partitions: &[i32]) {
+        let owned: Vec<i32> =
+            self.offsets.partitions().filter(|number| partitions.contains(number)).collect();
+        for partition in owned {
+            self.offsets.assign(partition);
+            self.lost.push((partition, false));
+        }
+    }
+
     /// The letters of these batches that are this writer's to send.
     pub(super) fn letters_of(&self, ripe: &Ripe) -> Vec<Arc<Refused>> {
         let letters = ripe.ids.iter().filter_map(|id| self.letters.get(id)).flatten();
@@ -282,6 +293,11 @@ impl Pipe {
             self.offsets.letters_dropped(ripe);
         }
         ripe.ids.iter().for_each(|id| drop(self.letters.remove(id)));
+    }
+
+    /// Whether the batch holds records of this partition.
+    pub(super) fn is_filling(&self, partition: i32) -> bool {
+        self.batch.ranges().any(|range| range.partition == partition)
     }
 
     /// Whether nothing of these partitions is left to be stored.

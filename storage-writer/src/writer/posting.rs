@@ -14,6 +14,9 @@ use crate::offsets::Ripe;
 /// How long Kafka may take to say what is committed, while the thread waits.
 const COMMITTED_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// How long to ask how a transaction ended; twice as long as one can last.
+const UNSURE_MAX: std::time::Duration = std::time::Duration::from_secs(25);
+
 /// Sends the letters of stored batches, one transaction at a time.
 #[derive(Debug)]
 pub(super) struct Posting {
@@ -25,6 +28,7 @@ pub(super) struct Posting {
     under_way: Option<Ripe>,
     /// A transaction whose end is not known: the committed offsets say, once its producer is replaced.
     unsure: Option<Ripe>,
+    unsure_since: Option<Instant>,
     /// Letters go without their payloads: the topic does not take them.
     short: bool,
 }
@@ -39,6 +43,7 @@ impl Posting {
             retry_at: None,
             under_way: None,
             unsure: None,
+            unsure_since: None,
             short: false,
         }
     }
@@ -151,12 +156,22 @@ impl Posting {
             .filter(|(number, _)| ripe.partitions.contains(number))
             .map(|(number, next)| (named(*number), *next))
             .collect();
+        let since = *self.unsure_since.get_or_insert(now);
         match is_committed(consumer, &ours) {
             Ok(committed) => {
+                self.unsure_since = None;
                 if committed {
                     pipe.letters_done(&ripe, true);
                     self.condition.worked();
                 }
+                Ok(true)
+            }
+            Err(error) if now.saturating_duration_since(since) >= UNSURE_MAX => {
+                tracing::warn!("it cannot be found out whether dead letters are committed: {error}");
+                // Taken over anew, their partitions are looked at one by one.
+                self.unsure_since = None;
+                pipe.give_up(&ripe.partitions);
+                pipe.letters_done(&ripe, false);
                 Ok(true)
             }
             Err(error) => {

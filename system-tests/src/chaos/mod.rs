@@ -201,7 +201,7 @@ impl Suite<'_> {
         if self.cancel.is_cancelled() {
             return None;
         }
-        let Verdict { findings, records, rows, letters, collapsed } =
+        let Verdict { findings, records, rows, letters, collapsed, extra } =
             self.oracle.check(runtime, &site.chain, || site.is_quiet(), &ledger, options.rollups);
         let checked_s = began.elapsed().as_secs_f64();
         if report.unacknowledged > 0 {
@@ -212,7 +212,7 @@ impl Suite<'_> {
         outcome.findings.extend(findings);
         Some(format!(
             "{verdict}; faults {injected_s:.0} s, healed {:.0} s, checked {:.0} s; {} acked ({:.0}/s), {} sent again, \
-             {undecodable} undecodable, {} reconnects; in all {records} records, {rows} rows, {collapsed} collapsed, \
+             {undecodable} undecodable, {} reconnects; in all {records} records, {rows} rows, {collapsed} collapsed, {extra} more in Kafka than sent, \
              {letters} dead letters",
             healed_s - injected_s,
             checked_s - healed_s,

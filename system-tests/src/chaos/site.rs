@@ -33,6 +33,8 @@ const KEYS: &[(&str, &str)] = &[
     // Parts are not merged while a round lasts: with few of them ClickHouse does not slow inserts down.
     ("writer.batch_age_ms_max", "250"),
     ("writer.rollup_every_ms", "2000"),
+    // What a difference in the rollups is traced by.
+    ("telemetry.log_level", "\"info,penstock_storage_writer::rollups=debug\""),
     ("clickhouse.insert_timeout_ms", "8000"),
     ("clickhouse.query_timeout_ms", "8000"),
 ];

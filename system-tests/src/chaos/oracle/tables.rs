@@ -53,6 +53,18 @@ const LATEST: &str = "SELECT concat('latest of ', toString(device), ': ', in_lat
     battery_level), (timestamp, sequence))) AS in_readings FROM readings GROUP BY device) AS r USING device \
     WHERE in_latest != in_readings ORDER BY 1 LIMIT 20";
 
+const DOUBLED: &str = "SELECT concat('readings_unique has ', toString(device_id), ' ', toString(timestamp), ' ', \
+    toString(sequence), ' ', toString(count()), ' times') FROM readings_unique \
+    GROUP BY device_id, timestamp, sequence HAVING count() > 1 ORDER BY 1 LIMIT 20";
+
+/// Readings that `readings_unique` has more than once.
+///
+/// # Panics
+/// Where ClickHouse does not answer.
+pub async fn doubled(client: &Client) -> Vec<String> {
+    ask(client, DOUBLED).await
+}
+
 async fn ask(client: &Client, query: &str) -> Vec<String> {
     client.query(query).fetch_all::<String>().await.unwrap()
 }
