@@ -212,7 +212,7 @@ pub type Failure = (BTreeMap<String, String>, Option<Vec<u8>>, Vec<u8>);
 /// Everything in the storage-failures topic.
 pub fn failures(config: &Config) -> Vec<Failure> {
     let topic = format!("{}{STORAGE_FAILURES}", config.kafka.topic_prefix);
-    let mut scanner = Scanner::open(&settings(config), &topic, &ScanFrom::Beginning, false).unwrap();
+    let mut scanner = Scanner::open(&settings(config), &topic, &ScanFrom::Beginning, true).unwrap();
     let mut found = Vec::new();
     while let Some(batch) = scanner.next_batch(1_000, Duration::from_secs(5)).unwrap() {
         for record in &batch {
