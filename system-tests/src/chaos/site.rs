@@ -36,7 +36,7 @@ const KEYS: &[(&str, &str)] = &[
     // What a difference in the rollups is traced by.
     ("telemetry.log_level", "\"info,penstock_storage_writer::rollups=debug\""),
     ("clickhouse.insert_timeout_ms", "8000"),
-    ("clickhouse.query_timeout_ms", "8000"),
+    ("clickhouse.query_timeout_ms", "15000"),
 ];
 
 /// One place for a Penstock process: its name, role, configuration and ports stay the same.

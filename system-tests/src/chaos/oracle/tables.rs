@@ -9,7 +9,7 @@ use clickhouse::Client;
 /// Differences that are asked for.
 const SHOWN_MAX: usize = 20;
 /// Rollups are computed now and then: they agree within this time.
-const ROLLUPS: Duration = Duration::from_secs(60);
+const ROLLUPS: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const MEASURES: [&str; 3] = ["temperature", "humidity", "pressure"];
 
