@@ -89,7 +89,9 @@ pub enum OperatorError {
         cause: CallError,
     },
     /// ClickHouse answered something that was not asked for.
-    #[error("ClickHouse, {what}: the answer holds {line:?}, which is not understood; is the schema this version's?")]
+    #[error(
+        "ClickHouse, {what}: the answer holds {line:?}, which is not understood; is the schema this version's?"
+    )]
     Answer {
         /// What was asked.
         what: &'static str,

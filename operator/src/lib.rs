@@ -5,7 +5,7 @@
 //! letter is meant, what has been done with it, whether it is valid now; [`audit`]: what may stand at an offset); the
 //! rest asks Kafka and ClickHouse. Calls block: make them outside of an async context.
 
-// pub mod audit;
+pub mod audit;
 mod cluster;
 pub mod dlq;
 mod error;

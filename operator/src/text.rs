@@ -93,7 +93,10 @@ mod tests {
 
     #[test]
     fn a_dump_is_bounded_and_says_so() {
-        assert_eq!(hexdump(b"AB\x00", 10), ["00000000  41 42 00                                         |AB.|"]);
+        assert_eq!(
+            hexdump(b"AB\x00", 10),
+            ["00000000  41 42 00                                         |AB.|"]
+        );
         let lines = hexdump(&[0; 100], 32);
         assert_eq!((lines.len(), lines[2].as_str()), (3, "… 32 of 100 bytes; --bytes shows more"));
         assert_eq!(hexdump(b"", 32), Vec::<String>::new());

@@ -74,7 +74,12 @@ const DEAD_LETTER_BYTES_MAX: u32 = 4 * 1024 * 1024;
 
 /// The topics that the gateway, the writer and `penstock dlq` use.
 pub const CONTRACTS: &[TopicContract] = &[
-    TopicContract { name: READINGS, partitions: 48, cleanup: Cleanup::Delete { retention_days: 7 }, record_bytes_max: 1024 * 1024 },
+    TopicContract {
+        name: READINGS,
+        partitions: 48,
+        cleanup: Cleanup::Delete { retention_days: 7 },
+        record_bytes_max: 1024 * 1024,
+    },
     TopicContract {
         name: READINGS_DLQ,
         partitions: 6,

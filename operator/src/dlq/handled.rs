@@ -131,7 +131,8 @@ mod tests {
             r#"{"action":"discarded","at":"2026-01-31T12:00:00.000Z"}"#
         );
         let long = br#"{"action":"replayed","at":"x","partition":5,"records":1,"more":true}"#;
-        let expected = Mark { action: Action::Replayed, at: "x".into(), partition: Some(5), records: Some(1) };
+        let expected =
+            Mark { action: Action::Replayed, at: "x".into(), partition: Some(5), records: Some(1) };
         assert_eq!(Mark::parse(long), Some(expected));
     }
 

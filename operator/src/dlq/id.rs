@@ -66,7 +66,9 @@ pub struct LetterId {
 
 /// The text names no dead letter and no dead-letter topic.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is neither `readings` or `storage` nor the id of a dead letter, such as readings/3/17 or storage/0/4")]
+#[error(
+    "{0:?} is neither `readings` or `storage` nor the id of a dead letter, such as readings/3/17 or storage/0/4"
+)]
 pub struct ParseIdError(String);
 
 impl LetterId {

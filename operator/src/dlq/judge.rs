@@ -48,7 +48,8 @@ pub(crate) fn judge<'a>(letter: &Letter<'a>, limits: &Limits) -> Result<Publisha
 
 fn judge_stored<'a>(letter: &Letter<'a>) -> Result<Publishable<'a>, Invalid> {
     if letter.payload.is_empty() {
-        let detail = "the letter holds no value; the record may still be at its source, see `penstock dlq show`";
+        let detail =
+            "the letter holds no value; the record may still be at its source, see `penstock dlq show`";
         return Err(Invalid::new(Reason::TooLarge, detail));
     }
     let (device, reading) = admit(&Record { key: letter.key, payload: Some(letter.payload) })?;
@@ -208,7 +209,8 @@ mod tests {
     fn what_the_readings_topic_cannot_take_stays_refused() {
         let metrics =
             (0..120_000).map(|index| (format!("m{index}"), 0.0)).collect::<std::collections::HashMap<_, _>>();
-        let huge = SensorReading { metrics: metrics.into_iter().collect(), ..reading(NOW_MS) }.encode_to_vec();
+        let huge =
+            SensorReading { metrics: metrics.into_iter().collect(), ..reading(NOW_MS) }.encode_to_vec();
         assert!(huge.len() > 1 << 20);
         let stored = letter(LetterTopic::Storage, &huge, &[]);
         assert_eq!(judge(&stored, &Limits::default()).unwrap_err().reason, Reason::TooLarge);

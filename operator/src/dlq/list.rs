@@ -165,8 +165,11 @@ impl Listing {
         for line in columns(&rows) {
             writeln!(out, "{line}")?;
         }
-        let states: Vec<_> =
-            self.by_state.iter().map(|(state, count)| format!("{} {}", thousands(*count), state.name())).collect();
+        let states: Vec<_> = self
+            .by_state
+            .iter()
+            .map(|(state, count)| format!("{} {}", thousands(*count), state.name()))
+            .collect();
         writeln!(out, "\n{}: {}", counted(self.count, "letter"), states.join(", "))?;
         if (self.letters.len() as u64) < self.count {
             writeln!(out, "the newest {} are shown; --limit shows more", self.letters.len())?;

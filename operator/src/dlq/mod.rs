@@ -30,7 +30,7 @@ pub use show::{Shown, show};
 
 use crate::{Cluster, OperatorError};
 use handled::Handled;
-use letter::Letter;
+pub(crate) use letter::Letter;
 
 /// Records that are asked of Kafka at once: up to 32 MiB of them are held by the client.
 const RECORDS_AT_ONCE: usize = 500;

@@ -198,8 +198,10 @@ impl Names<'_> {
         }
         let value = serde_json::to_vec(&mark).unwrap_or_default();
         let key = letter.id.mark_key();
-        transaction
-            .send(&TransactionRecord { key: Some(key.as_bytes()), ..TransactionRecord::new(self.marks, &value) })
+        transaction.send(&TransactionRecord {
+            key: Some(key.as_bytes()),
+            ..TransactionRecord::new(self.marks, &value)
+        })
     }
 
     fn add_reading(

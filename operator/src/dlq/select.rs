@@ -34,7 +34,8 @@ impl Selection {
 
     /// Where to read each topic that may hold a letter of this selection.
     pub(crate) fn starts(&self) -> Vec<(LetterTopic, ScanFrom)> {
-        let topics = LetterTopic::ALL.into_iter().filter(|topic| self.topic.is_none_or(|only| only == *topic));
+        let topics =
+            LetterTopic::ALL.into_iter().filter(|topic| self.topic.is_none_or(|only| only == *topic));
         if self.ids.is_empty() {
             let from = self.since.map_or(ScanFrom::Beginning, |since| ScanFrom::TimestampMs(since.ms));
             return topics.map(|topic| (topic, from.clone())).collect();

@@ -122,11 +122,7 @@ fn decode(letter: &Letter<'_>) -> (&'static str, Decoded) {
     }
     let as_batch = Decoded::of(letter.payload, Kind::Batch);
     let end = |decoded: &Decoded| decoded.trouble.as_ref().map_or(usize::MAX, |trouble| trouble.at);
-    if end(&as_reading) > end(&as_batch) {
-        ("SensorReading", as_reading)
-    } else {
-        ("ReadingBatch", as_batch)
-    }
+    if end(&as_reading) > end(&as_batch) { ("SensorReading", as_reading) } else { ("ReadingBatch", as_batch) }
 }
 
 impl Shown {
@@ -147,10 +143,7 @@ impl Shown {
         rows.extend(self.source.clone().map(|source| ("source", source)));
         print_rows(out, rows.into_iter().map(|(name, value)| vec![format!("  {name}"), value]))?;
         writeln!(out, "headers")?;
-        print_rows(
-            out,
-            self.headers.iter().map(|(name, value)| vec![format!("  {name}"), value.clone()]),
-        )?;
+        print_rows(out, self.headers.iter().map(|(name, value)| vec![format!("  {name}"), value.clone()]))?;
         if *bytes == 0 {
             return match &self.source {
                 Some(source) => writeln!(
@@ -170,9 +163,14 @@ impl Shown {
         let Decoded { fields, more, trouble } = &self.decoded;
         print_rows(
             out,
-            fields
-                .iter()
-                .map(|field| vec![format!("  byte {}", field.at), format!("{}", field.number), field.name.clone(), field.value.clone()]),
+            fields.iter().map(|field| {
+                vec![
+                    format!("  byte {}", field.at),
+                    format!("{}", field.number),
+                    field.name.clone(),
+                    field.value.clone(),
+                ]
+            }),
         )?;
         if *more > 0 {
             writeln!(out, "  … and {} more fields", thousands(*more as u64))?;
@@ -180,7 +178,8 @@ impl Shown {
         match trouble {
             None => Ok(()),
             Some(trouble) => {
-                let field = trouble.field.map_or_else(|| "a field".to_owned(), |field| format!("field {field}"));
+                let field =
+                    trouble.field.map_or_else(|| "a field".to_owned(), |field| format!("field {field}"));
                 writeln!(out, "  byte {}  {field} cannot be read: {}", trouble.at, trouble.why)
             }
         }
