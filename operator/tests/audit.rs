@@ -138,8 +138,8 @@ fn each_kind_of_breach_is_found_where_it_is() {
     world.sql("SYSTEM STOP MERGES {db}.readings");
     let copy = |number: u32, sequence: u64, change: &str| {
         format!(
-            "INSERT INTO {{db}}.readings SELECT * REPLACE ({change}) FROM {{db}}.readings \
-             WHERE device_id = '{}' AND sequence = {sequence}",
+            "INSERT INTO {{db}}.readings SELECT * REPLACE ({change}) FROM \
+             (SELECT * FROM {{db}}.readings WHERE device_id = '{}' AND sequence = {sequence})",
             device(number)
         )
     };
