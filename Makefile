@@ -1,7 +1,7 @@
 # Targets for people; each does its own set-up. `make help` lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench build fmt lint docs fuzz clean
+.PHONY: help demo test chaos bench build fmt lint docs fuzz clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -11,6 +11,9 @@ demo: ## From clone to verdict: real Kafka, real ClickHouse, three real stations
 
 test: ## Format, lints and every test, with real servers; the last line is the sum
 	@scripts/test.sh
+
+chaos: ## Kill, stop, restart and cut off every part under load, and check every row (FAULTS=1000, SEED=7, RELEASE=1)
+	@scripts/chaos.sh
 
 bench: ## Measure CPU per reading and memory per connection, beside mosquitto; prints the figures of docs/BENCHMARKS.md
 	@scripts/bench.sh

@@ -42,6 +42,8 @@ pub struct KafkaOptions {
     pub jvm: Jvm,
     /// Broker properties that win over the devstack's.
     pub properties: Vec<(String, String)>,
+    /// Listeners beside the one of [`Kafka::brokers`].
+    pub listeners: Vec<KafkaListener>,
     /// Receives what is being done.
     pub progress: Progress,
 }
@@ -53,22 +55,37 @@ impl Default for KafkaOptions {
             heap_mib: 512,
             jvm: Jvm::default(),
             properties: Vec::new(),
+            listeners: Vec::new(),
             progress: Progress::default(),
         }
     }
 }
 
-/// The two ports of a node.
+/// A listener for clients that come by way of something else, a proxy for example. Clients go where they are told to
+/// go: what a listener advertises decides through what they come, after the first connection, too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KafkaListener {
+    /// Capital letters and digits; not `PLAINTEXT` or `CONTROLLER`.
+    pub name: String,
+    /// The port on 127.0.0.1 that clients are told to connect to.
+    pub advertised_port: u16,
+}
+
+/// The ports of a node.
 #[derive(Debug)]
 pub(crate) struct KafkaPorts {
     pub(crate) broker: PortLease,
     pub(crate) controller: PortLease,
+    /// One for each of [`KafkaOptions::listeners`].
+    pub(crate) listeners: Vec<PortLease>,
 }
 
 impl KafkaPorts {
-    pub(crate) fn free() -> Result<Self> {
+    pub(crate) fn free(listeners: usize) -> Result<Self> {
         let locks = workdir::port_locks();
-        Ok(Self { broker: PortLease::free(&locks)?, controller: PortLease::free(&locks)? })
+        let free = || PortLease::free(&locks);
+        let listeners = (0..listeners).map(|_| free()).collect::<Result<_>>()?;
+        Ok(Self { broker: free()?, controller: free()?, listeners })
     }
 }
 
@@ -81,7 +98,7 @@ pub struct Kafka(Arc<Inner>);
 #[derive(Debug)]
 enum Inner {
     // The server comes first: it is killed before its directory is removed and its ports are given back.
-    Ours { server: Box<Server>, ports: KafkaPorts, dir: WorkDir },
+    Ours { server: Box<Server>, ports: KafkaPorts, listeners: Vec<KafkaListener>, dir: WorkDir },
     External { brokers: String },
 }
 
@@ -119,10 +136,11 @@ impl Kafka {
                 Some(dir) => WorkDir::kept(dir)?,
                 None => WorkDir::temporary()?,
             };
-            let ports = KafkaPorts::free()?;
+            let ports = KafkaPorts::free(options.listeners.len())?;
             match Server::start(launch(&dist, dir.path(), &ports, options)?) {
                 Ok(server) => {
-                    return Ok(Self(Arc::new(Inner::Ours { server: Box::new(server), ports, dir })));
+                    let (server, listeners) = (Box::new(server), options.listeners.clone());
+                    return Ok(Self(Arc::new(Inner::Ours { server, ports, listeners, dir })));
                 }
                 Err(Error::Exited { log, .. })
                     if log.contains(BIND_FAILURE) && attempt < PORT_ATTEMPTS_MAX =>
@@ -142,6 +160,17 @@ impl Kafka {
             Inner::Ours { ports, .. } => format!("127.0.0.1:{}", ports.broker.port()),
             Inner::External { brokers } => brokers.clone(),
         }
+    }
+
+    /// `host:port` on which the listener of [`KafkaOptions::listeners`] with this name listens itself; none if there is
+    /// none, or if it is the user's Kafka.
+    #[must_use]
+    pub fn listener(&self, name: &str) -> Option<String> {
+        let Inner::Ours { ports, listeners, .. } = &*self.0 else { return None };
+        let mut both = listeners.iter().zip(&ports.listeners);
+        both.find_map(|(listener, lease)| {
+            (listener.name == name).then(|| format!("127.0.0.1:{}", lease.port()))
+        })
     }
 
     /// Process id; none if it does not run or is the user's.
@@ -234,8 +263,8 @@ pub(crate) fn launch(
         dist.copy_formatted(&data)?;
     }
     let (properties_file, log4j_file) = (dir.join("server.properties"), dir.join("log4j2.xml"));
-    let (broker, controller) = (ports.broker.port(), ports.controller.port());
-    write(&properties_file, &properties(broker, controller, &data, &options.properties))?;
+    let broker = ports.broker.port();
+    write(&properties_file, &properties(ports, &data, options))?;
     let log = dir.join("kafka.log");
     write(&log4j_file, &log4j(&log))?;
     let mut args = vec![format!("-Xmx{}m", options.heap_mib), "-Xms64m".to_owned()];
@@ -268,20 +297,29 @@ fn write(path: &Path, text: &str) -> Result<()> {
 }
 
 /// `server.properties`: the last of two lines with one key wins, so the user's come last.
-fn properties(broker: u16, controller: u16, data: &Path, more: &[(String, String)]) -> String {
+fn properties(ports: &KafkaPorts, data: &Path, options: &KafkaOptions) -> String {
+    let (broker, controller) = (ports.broker.port(), ports.controller.port());
+    let mut listeners = format!("PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}");
+    let mut advertised = format!("PLAINTEXT://127.0.0.1:{broker}");
+    let mut protocols = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned();
+    for (KafkaListener { name, advertised_port }, lease) in options.listeners.iter().zip(&ports.listeners) {
+        listeners += &format!(",{name}://127.0.0.1:{}", lease.port());
+        advertised += &format!(",{name}://127.0.0.1:{advertised_port}");
+        protocols += &format!(",{name}:PLAINTEXT");
+    }
     let ours = [
         ("process.roles", "broker,controller".to_owned()),
         ("node.id", "1".to_owned()),
         ("controller.quorum.voters", format!("1@127.0.0.1:{controller}")),
-        ("listeners", format!("PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}")),
-        ("advertised.listeners", format!("PLAINTEXT://127.0.0.1:{broker}")),
+        ("listeners", listeners),
+        ("advertised.listeners", advertised),
         ("controller.listener.names", "CONTROLLER".to_owned()),
         ("inter.broker.listener.name", "PLAINTEXT".to_owned()),
-        ("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned()),
+        ("listener.security.protocol.map", protocols),
         ("log.dirs", data.display().to_string()),
     ];
     let tuned = TUNING.iter().map(|(key, value)| (*key, (*value).to_owned()));
-    let more = more.iter().map(|(key, value)| (key.as_str(), value.clone()));
+    let more = options.properties.iter().map(|(key, value)| (key.as_str(), value.clone()));
     ours.into_iter().chain(tuned).chain(more).map(|(key, value)| format!("{key}={value}\n")).collect()
 }
 
@@ -333,11 +371,28 @@ fn log4j(log: &Path) -> String {
 mod tests {
     use super::*;
 
+    fn text(options: &KafkaOptions) -> (KafkaPorts, String) {
+        let ports = KafkaPorts::free(options.listeners.len()).unwrap();
+        let text = properties(&ports, Path::new("/data"), options);
+        (ports, text)
+    }
+
     #[test]
     fn the_users_properties_come_last_and_so_win() {
-        let more = [("num.partitions".to_owned(), "7".to_owned())];
-        let text = properties(1, 2, Path::new("/data"), &more);
+        let more = vec![("num.partitions".to_owned(), "7".to_owned())];
+        let (ports, text) = text(&KafkaOptions { properties: more, ..KafkaOptions::default() });
         assert!(text.ends_with("num.partitions=7\n"), "{text}");
-        assert!(text.contains("controller.quorum.voters=1@127.0.0.1:2\n"));
+        let controller = ports.controller.port();
+        assert!(text.contains(&format!("controller.quorum.voters=1@127.0.0.1:{controller}\n")));
+    }
+
+    #[test]
+    fn a_listener_listens_on_a_port_of_its_own_and_advertises_the_one_it_was_given() {
+        let listener = KafkaListener { name: "GATEWAY".to_owned(), advertised_port: 7 };
+        let (ports, text) = text(&KafkaOptions { listeners: vec![listener], ..KafkaOptions::default() });
+        let line = |key: &str| text.lines().find(|line| line.starts_with(key)).unwrap().to_owned();
+        assert!(line("listeners=").ends_with(&format!(",GATEWAY://127.0.0.1:{}", ports.listeners[0].port())));
+        assert!(line("advertised.listeners=").ends_with(",GATEWAY://127.0.0.1:7"));
+        assert!(line("listener.security.protocol.map=").ends_with(",GATEWAY:PLAINTEXT"));
     }
 }

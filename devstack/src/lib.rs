@@ -39,9 +39,11 @@ pub use clickhouse::{ClickHouse, ClickHouseOptions};
 pub use error::{Error, Result};
 pub use host::clickhouse_host_main;
 pub use host_command::HostCommand;
-pub use kafka::{Jvm, Kafka, KafkaOptions};
+pub use kafka::{Jvm, Kafka, KafkaListener, KafkaOptions};
+pub use ports::PortLease;
 pub use progress::Progress;
 pub use server::Stopped;
+pub use spawn::spawn_bound;
 pub use stack::{Stack, StackOptions};
 
 /// Names a Kafka of the user's own (`host:port[,host:port...]`) to be used instead of starting one.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::{Error, Result};
+use crate::workdir;
 
 /// Ports outside the kernel's range for outgoing connections: one of those could take the port of a server that
 /// is being restarted.
@@ -16,12 +17,20 @@ const ATTEMPTS_MAX: u32 = 2_000;
 
 /// A port which no other user of the devstack takes while this value lives, whether its server runs or not.
 #[derive(Debug)]
-pub(crate) struct PortLease {
+pub struct PortLease {
     port: u16,
     _lock: Option<File>,
 }
 
 impl PortLease {
+    /// A free port for a server of the caller's: it can be restarted on it, nobody else takes it meanwhile.
+    ///
+    /// # Errors
+    /// If no port is free, or the lock on it cannot be written.
+    pub fn reserve() -> Result<Self> {
+        Self::free(&workdir::port_locks())
+    }
+
     /// A free port, locked by a file in `lock_dir`.
     pub(crate) fn free(lock_dir: &Path) -> Result<Self> {
         fs::create_dir_all(lock_dir).map_err(Error::io("create", lock_dir))?;
@@ -62,7 +71,9 @@ impl PortLease {
         Ok(ours.then_some(Self { port, _lock: Some(file) }))
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    /// The port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
         self.port
     }
 }

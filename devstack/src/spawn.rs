@@ -22,6 +22,15 @@ pub(crate) enum Lifetime {
     Detached,
 }
 
+/// Starts `command` in a process group of its own; it gets SIGKILL from the kernel when this process ends, even by
+/// kill -9. The thread that calls this may end before.
+///
+/// # Errors
+/// If it cannot be started.
+pub fn spawn_bound(command: Command) -> io::Result<Child> {
+    spawn(command, Lifetime::Bound)
+}
+
 struct Job {
     command: Command,
     reply: SyncSender<io::Result<Child>>,
@@ -56,14 +65,14 @@ fn spawner() -> io::Result<&'static SyncSender<Job>> {
     thread::Builder::new().name("devstack-spawner".into()).spawn(move || {
         for job in jobs {
             // Nobody waits any more: the child is dropped here, and ends with this process.
-            let _ = job.reply.send(spawn_bound(job.command));
+            let _ = job.reply.send(fork_bound(job.command));
         }
     })?;
     // Two threads may both come here first; the loser's thread ends as its sender is dropped, before it forked.
     Ok(SPAWNER.get_or_init(|| sender))
 }
 
-fn spawn_bound(mut command: Command) -> io::Result<Child> {
+fn fork_bound(mut command: Command) -> io::Result<Child> {
     let parent = unistd::getpid();
     let bind = move || {
         prctl::set_pdeathsig(Signal::SIGKILL)?;

@@ -55,6 +55,8 @@ pub struct FleetOptions {
     pub batch: usize,
     /// Share of readings made invalid on purpose, 0 to 1.
     pub invalid_fraction: f64,
+    /// Share of readings measured an hour to 60 days before they are sent, 0 to 1.
+    pub late_fraction: f64,
     /// A station file to replay besides, as fast as acknowledged.
     pub stations: Option<PathBuf>,
     /// Readings a publish for stations by name; stations that are not here publish single readings.
@@ -100,6 +102,7 @@ impl FleetOptions {
             count: None,
             batch: 1,
             invalid_fraction: 0.0,
+            late_fraction: 0.0,
             stations: None,
             stations_batch: BTreeMap::new(),
             qos: Qos::default(),
@@ -280,7 +283,8 @@ impl Fleet {
         let mut plans = Vec::with_capacity(self.devices.len() + self.stations.len());
         for (index, device) in self.devices.iter().enumerate() {
             let first = options.first_sequence;
-            let generator = Generator::new(*device, index, options.seed, first, options.invalid_fraction);
+            let generator = Generator::new(*device, index, options.seed, first, options.invalid_fraction)
+                .with_late(options.late_fraction);
             plans.push(Plan {
                 source: Source::Generated(Box::new(generator)),
                 first_sequence: first,

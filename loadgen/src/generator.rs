@@ -22,6 +22,8 @@ const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 const TOO_OLD_MS: i64 = 30 * 365 * DAY_MS;
 /// Further ahead than the default window of 24 hours.
 const IN_FUTURE_MS: i64 = 30 * DAY_MS;
+/// How late a late reading is: up to two of ClickHouse's monthly partitions back.
+const LATE_MS: std::ops::RangeInclusive<i64> = (DAY_MS / 24)..=(60 * DAY_MS);
 /// Charge that a reading costs, in %: a battery lasts 200,000 readings.
 const BATTERY_PER_READING: f32 = 0.000_5;
 /// A measurement is now and then missing, as from a real sensor: 1 in this many.
@@ -44,6 +46,7 @@ pub(crate) struct Generator {
     device: DeviceId,
     names_device: bool,
     invalid_fraction: f64,
+    late_fraction: f64,
     next_sequence: u64,
     last_ms: i64,
     temperature: Drift,
@@ -89,6 +92,7 @@ impl Generator {
             device,
             names_device: index % WITHOUT_ID_ONE_IN != WITHOUT_ID_ONE_IN - 1,
             invalid_fraction,
+            late_fraction: 0.0,
             next_sequence: first_sequence,
             last_ms: i64::MIN,
             temperature: Drift::new(&mut rng, 19.0, 8.0, 0.1),
@@ -101,11 +105,20 @@ impl Generator {
         }
     }
 
-    /// The reading of this moment. Its timestamp is never before that of the reading before.
+    /// From now on this fraction (0 to 1) of the readings is late: measured an hour to 60 days before.
+    pub(crate) fn with_late(mut self, late_fraction: f64) -> Self {
+        self.late_fraction = late_fraction;
+        self
+    }
+
+    /// The reading of this moment. Its timestamp is never before that of the reading before, unless it is late.
     pub(crate) fn next(&mut self, now_ms: i64) -> Made {
         self.last_ms = self.last_ms.max(now_ms);
         let mut reading = self.measure();
         self.next_sequence += 1;
+        if self.late_fraction > 0.0 && self.rng.f64() < self.late_fraction {
+            reading.timestamp -= self.rng.i64(LATE_MS);
+        }
         let invalid = self.make_invalid();
         if let Some(reason) = invalid {
             spoil(&mut reading, reason);
@@ -235,6 +248,20 @@ mod tests {
         }
         assert_eq!(counts.len(), 1 + INVALID_REASONS.len());
         assert!((800..1_200).contains(&counts[&None]), "{counts:?}");
+    }
+
+    #[test]
+    fn late_readings_are_valid_and_some_of_them_two_months_old() {
+        let mut generator = Generator::new(DEVICE, 0, 3, 1, 0.0).with_late(0.5);
+        let ages: Vec<_> = (0..1_000)
+            .map(|_| {
+                let made = generator.next(NOW_MS);
+                check_reading(&made.bytes, DEVICE, NOW_MS, &Limits::default()).unwrap();
+                NOW_MS - made.timestamp_ms
+            })
+            .collect();
+        assert!((400..600).contains(&ages.iter().filter(|age| **age > 0).count()));
+        assert!(ages.iter().any(|age| *age > 50 * DAY_MS));
     }
 
     #[test]

@@ -56,6 +56,8 @@ reasons! {
     TooLarge => "too-large",
     /// The record's key is not a device id (a record of another producer).
     BadKey => "bad-key",
+    /// ClickHouse does not take the row: a constraint, or a view that fails on it.
+    RefusedByStorage => "refused-by-storage",
 }
 
 impl fmt::Display for Reason {

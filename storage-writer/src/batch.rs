@@ -26,6 +26,23 @@ pub struct Limits {
     pub age_max: Duration,
 }
 
+impl Limits {
+    /// The same with batches that are `factor` times larger and older, as far as [`rows_grown_max`](Self::rows_grown_max)
+    /// and [`bytes_max`](Self::bytes_max) go.
+    #[must_use]
+    pub fn stretched(self, factor: f64) -> Self {
+        #[allow(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "rows of a batch are far below 2^52, and neither is negative"
+        )]
+        let rows = (self.rows_max as f64 * factor.max(1.0)) as usize;
+        let age_max = self.age_max.mul_f64(factor.max(1.0));
+        Self { rows_max: rows.min(self.rows_grown_max).max(self.rows_max), age_max, ..self }
+    }
+}
+
 /// A record that cannot become a row, kept until the storage-failures topic has it.
 #[derive(Clone, Debug)]
 pub struct Refused {
@@ -48,6 +65,9 @@ pub struct Cut {
     pub body: Bytes,
     /// How many rows the block holds.
     pub rows: usize,
+    /// Rows that were stored before, as a block: only the table of latest readings may still lack them. Empty where
+    /// there are none.
+    pub stored_before: Bytes,
     /// Records that go to the storage-failures topic instead.
     pub refused: Vec<Refused>,
     /// What it covers, at most one range a partition.
@@ -59,6 +79,7 @@ pub struct Cut {
 pub struct Batch {
     limits: Limits,
     rows: Rows,
+    stored_before: Rows,
     refused: Vec<Refused>,
     refused_bytes: usize,
     /// By partition number: partitions are few and dense.
@@ -73,6 +94,7 @@ impl Batch {
         Self {
             limits,
             rows: Rows::default(),
+            stored_before: Rows::default(),
             refused: Vec::new(),
             refused_bytes: 0,
             ranges: Vec::new(),
@@ -81,10 +103,21 @@ impl Batch {
         }
     }
 
+    /// What counts from now on as large or old enough.
+    pub const fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Adds a row that was read under the assignment `epoch`.
     #[inline]
     pub fn push(&mut self, row: &Row<'_>, epoch: Epoch, now: Instant) {
         self.rows.push(row);
+        self.cover(i32::from(row.kafka_partition), row.kafka_offset.cast_signed(), epoch, now);
+    }
+
+    /// Adds a row that was stored under an earlier assignment.
+    pub fn push_stored(&mut self, row: &Row<'_>, epoch: Epoch, now: Instant) {
+        self.stored_before.push(row);
         self.cover(i32::from(row.kafka_partition), row.kafka_offset.cast_signed(), epoch, now);
     }
 
@@ -122,12 +155,12 @@ impl Batch {
 
     /// Bytes in it, refused records included.
     pub const fn bytes(&self) -> usize {
-        self.rows.bytes() + self.refused_bytes
+        self.rows.bytes() + self.stored_before.bytes() + self.refused_bytes
     }
 
     /// Bytes that its buffers hold on to.
     pub const fn capacity_bytes(&self) -> usize {
-        self.rows.capacity_bytes() + self.refused_bytes
+        self.rows.capacity_bytes() + self.stored_before.capacity_bytes() + self.refused_bytes
     }
 
     /// Whether nothing more may be added before it is cut.
@@ -155,13 +188,10 @@ impl Batch {
 
     /// Takes everything out; the buffers stay.
     pub fn cut(&mut self) -> Cut {
-        let mut body = Vec::new();
-        if !self.rows.is_empty() {
-            self.rows.encode(&mut body);
-        }
         let cut = Cut {
-            body: body.into(),
+            body: encoded(&self.rows),
             rows: self.rows.len(),
+            stored_before: encoded(&self.stored_before),
             refused: std::mem::take(&mut self.refused),
             ranges: self.ranges().copied().collect(),
         };
@@ -172,12 +202,21 @@ impl Batch {
     /// Drops everything in it; the buffers stay.
     pub fn clear(&mut self) {
         self.rows.clear();
+        self.stored_before.clear();
         self.refused.clear();
         self.refused_bytes = 0;
         self.ranges.fill(None);
         self.records = 0;
         self.oldest = None;
     }
+}
+
+fn encoded(rows: &Rows) -> Bytes {
+    let mut body = Vec::new();
+    if !rows.is_empty() {
+        rows.encode(&mut body);
+    }
+    body.into()
 }
 
 #[cfg(test)]

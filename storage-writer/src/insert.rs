@@ -5,7 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use penstock_service::config::ClickHouse;
 
+use crate::claims::Claimed;
 use crate::clickhouse::{CallError, Class, Client, ClientError, Statement};
+use crate::fence::{FENCED, Guard};
 use crate::native::COLUMNS;
 
 /// How an attempt ended.
@@ -13,19 +15,32 @@ use crate::native::COLUMNS;
 pub enum Outcome {
     /// Every row is stored, and every materialized view has seen it.
     Stored,
+    /// Nothing was sent: nothing is stored.
+    NotSent(CallError),
+    /// There is a greater claim on one of the partitions: nothing is stored.
+    Fenced(CallError),
+    /// Some row cannot be stored. Others may be, see [`Outcome::Transient`].
+    Rows(CallError),
     /// The server refused for good: the same block cannot be stored before a person has changed something.
     Refused(CallError),
-    /// The attempt failed; a later one can work. Rows may be stored all the same where a materialized view failed
-    /// after its table had got them.
+    /// The attempt failed and is over; a later one can work. Rows may be stored all the same: those of one month where
+    /// another failed, or all of them where a materialized view failed after its table had got them.
     Transient(CallError),
-    /// The block may be stored or not: no answer came.
+    /// The block may be stored, or not, or may yet be: no answer came.
     Unknown(CallError),
 }
 
 impl From<CallError> for Outcome {
     fn from(error: CallError) -> Self {
+        if matches!(error, CallError::NotSent(_)) {
+            return Self::NotSent(error);
+        }
+        if matches!(&error, CallError::Server(error) if error.message.contains(FENCED)) {
+            return Self::Fenced(error);
+        }
         match error.class() {
             Class::Permanent => Self::Refused(error),
+            Class::Rows => Self::Rows(error),
             Class::Transient => Self::Transient(error),
             Class::Unknown => Self::Unknown(error),
         }
@@ -36,10 +51,18 @@ impl From<CallError> for Outcome {
 #[derive(Clone, Debug)]
 pub struct Inserter {
     client: Client,
-    sql: String,
+    database: String,
+    columns: String,
+    structure: String,
+    latest_sql: String,
     deadline: Duration,
     server_deadline_s: String,
+    quorum: String,
 }
+
+/// The columns of `readings_latest`, all of which are columns of a block.
+const LATEST: &str =
+    "device_id, timestamp, sequence, temperature, humidity, pressure, battery_level, metrics, received_at";
 
 impl Inserter {
     /// An inserter with connections of its own.
@@ -52,17 +75,62 @@ impl Inserter {
 
     /// An inserter that shares the connections of `client`.
     pub fn with_client(client: Client, config: &ClickHouse) -> Self {
-        let columns: Vec<&str> = COLUMNS.iter().map(|(name, _)| *name).collect();
-        let sql = format!("INSERT INTO {}.readings ({}) FORMAT Native", config.database, columns.join(", "));
+        let names: Vec<&str> = COLUMNS.iter().map(|(name, _)| *name).collect();
+        let types: Vec<String> = COLUMNS.iter().map(|(name, kind)| format!("{name} {kind}")).collect();
+        let structure = types.join(", ").replace('\'', "\\'");
         let deadline = Duration::from_millis(config.insert_timeout_ms);
-        // The server gives up first, so that the outcome is known.
-        let server_deadline_s = deadline.as_secs().saturating_sub(1).max(1).to_string();
-        Self { client, sql, deadline, server_deadline_s }
+        let database = config.database.clone();
+        let latest_sql = format!(
+            "INSERT INTO {database}.readings_latest ({LATEST}) SELECT {LATEST} FROM input('{structure}') \
+             ORDER BY device_id, timestamp DESC, sequence DESC LIMIT 1 BY device_id FORMAT Native"
+        );
+        Self {
+            client,
+            database,
+            columns: names.join(", "),
+            structure,
+            latest_sql,
+            deadline,
+            // The server gives up first, so that the outcome is known.
+            server_deadline_s: deadline.as_secs().saturating_sub(1).max(1).to_string(),
+            quorum: config.insert_quorum.to_string(),
+        }
     }
 
-    /// Sends one Native block, within `insert_timeout_ms`. `query_id` names the attempt in `system.query_log`.
+    /// Sends one Native block, within `insert_timeout_ms`, and looks at no claims. `query_id` names the attempt in
+    /// `system.query_log`.
     pub async fn insert(&self, block: Bytes, query_id: &str) -> Outcome {
-        let settings = [
+        let sql = format!("INSERT INTO {}.readings ({}) FORMAT Native", self.database, self.columns);
+        self.send(&sql, "", block, query_id).await
+    }
+
+    /// Sends one Native block of `rows` rows, of which ClickHouse stores none if there is a greater claim on one of the
+    /// partitions when it starts.
+    pub async fn insert_claimed(
+        &self,
+        block: Bytes,
+        rows: usize,
+        query_id: &str,
+        claimed: &Claimed,
+    ) -> Outcome {
+        let Self { database, columns, structure, .. } = self;
+        let Guard { condition, log_comment } = Guard::new(database, claimed, rows);
+        // The condition is a constant: it is evaluated once, before the first row is read.
+        let sql = format!(
+            "INSERT INTO {database}.readings ({columns}) SELECT {columns} FROM input('{structure}') \
+             WHERE {condition} FORMAT Native"
+        );
+        self.send(&sql, &log_comment, block, query_id).await
+    }
+
+    /// Sends a block whose rows are in `readings` to `readings_latest` only: the view that feeds it may have failed
+    /// after its table had got them. Doing so twice changes nothing.
+    pub async fn feed_latest(&self, block: Bytes, query_id: &str) -> Outcome {
+        self.send(&self.latest_sql, "", block, query_id).await
+    }
+
+    async fn send(&self, sql: &str, log_comment: &str, block: Bytes, query_id: &str) -> Outcome {
+        let mut settings = vec![
             // The answer must mean that the rows are in the table, not in a queue.
             ("async_insert", "0"),
             // No 200 before the end: errors come as errors.
@@ -78,7 +146,13 @@ impl Inserter {
             ("max_threads", "1"),
             ("max_insert_threads", "1"),
         ];
-        let statement = Statement { sql: &self.sql, settings: &settings, query_id };
+        if !log_comment.is_empty() {
+            settings.push(("log_comment", log_comment));
+        }
+        if self.quorum != "1" {
+            settings.push(("insert_quorum", &self.quorum));
+        }
+        let statement = Statement { sql, settings: &settings, query_id };
         match self.client.call(&statement, block, self.deadline).await {
             Ok(_) => Outcome::Stored,
             Err(error) => error.into(),

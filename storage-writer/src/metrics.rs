@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::breaker::State;
 use crate::clickhouse::CallError;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -32,6 +33,16 @@ struct PartitionLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RebalanceLabels {
     event: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabels {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LevelLabels {
+    level: &'static str,
 }
 
 /// The writer's metrics. Clones share the same numbers.
@@ -56,8 +67,50 @@ struct Inner {
     paused: Gauge,
     buffered_bytes: Gauge<i64>,
     clickhouse_up: Gauge,
+    guard: Guarded,
     /// What was counted of the consumer's own counts already.
     commits_seen: AtomicU64,
+}
+
+/// What exactly-once storage counts.
+#[derive(Debug)]
+struct Guarded {
+    fenced: Counter,
+    found_stored: Counter,
+    closed: Counter,
+    takeovers: Counter,
+    inserts_killed: Counter,
+    takeover_seconds: Histogram,
+    circuit: Family<StateLabels, Gauge>,
+    circuit_opened: Counter,
+    durability: Family<LevelLabels, Gauge>,
+    parts: Gauge,
+    stretch: Gauge<f64, std::sync::atomic::AtomicU64>,
+    rollup_windows: Counter,
+    rollup_failures: Counter,
+    rollup_seconds: Histogram,
+}
+
+impl Default for Guarded {
+    fn default() -> Self {
+        let seconds = || Histogram::new((0..16).map(|power| 0.001 * f64::from(1u32 << power)));
+        Self {
+            fenced: Counter::default(),
+            found_stored: Counter::default(),
+            closed: Counter::default(),
+            takeovers: Counter::default(),
+            inserts_killed: Counter::default(),
+            takeover_seconds: seconds(),
+            circuit: Family::default(),
+            circuit_opened: Counter::default(),
+            durability: Family::default(),
+            parts: Gauge::default(),
+            stretch: Gauge::default(),
+            rollup_windows: Counter::default(),
+            rollup_failures: Counter::default(),
+            rollup_seconds: seconds(),
+        }
+    }
 }
 
 impl Metrics {
@@ -82,11 +135,13 @@ impl Metrics {
             paused: Gauge::default(),
             buffered_bytes: Gauge::default(),
             clickhouse_up: Gauge::default(),
+            guard: Guarded::default(),
             commits_seen: AtomicU64::new(0),
         };
         let registry = registry.sub_registry_with_prefix("penstock_writer");
         inner.register_storage(registry);
         inner.register_consumer(registry);
+        inner.guard.register(registry);
         Self(Arc::new(inner))
     }
 
@@ -118,9 +173,71 @@ impl Metrics {
         self.0.storage_failures.get_or_create(&ReasonLabels { reason: reason.name() }).inc();
     }
 
-    /// Records are sent to the storage-failures topic again.
-    pub(crate) fn storage_failures_retried(&self, records: usize) {
-        self.0.storage_failure_retries.inc_by(records as u64);
+    /// A transaction with records for the storage-failures topic is tried again.
+    pub(crate) fn storage_failures_retried(&self) {
+        self.0.storage_failure_retries.inc();
+    }
+
+    /// An insert met a greater claim.
+    pub(crate) fn insert_fenced(&self) {
+        self.0.guard.fenced.inc();
+    }
+
+    /// A partition was given up to be taken over anew.
+    pub(crate) fn closed(&self) {
+        self.0.guard.closed.inc();
+    }
+
+    /// Rows of an insert that did not end well were found stored.
+    pub(crate) fn found_stored(&self, rows: usize) {
+        self.0.guard.found_stored.inc_by(rows as u64);
+    }
+
+    /// Partitions were claimed, and inserts killed for it.
+    pub(crate) fn taken_over(&self, killed: usize) {
+        self.0.guard.takeovers.inc();
+        self.0.guard.inserts_killed.inc_by(killed as u64);
+    }
+
+    /// Partitions were claimed and it was asked what is stored of them.
+    pub(crate) fn takeover_took(&self, seconds: f64) {
+        self.0.guard.takeover_seconds.observe(seconds);
+    }
+
+    /// What the circuit breaker lets through.
+    pub(crate) fn circuit(&self, state: State) {
+        for other in State::ALL {
+            let labels = StateLabels { state: other.name() };
+            self.0.guard.circuit.get_or_create(&labels).set(i64::from(other == state));
+        }
+    }
+
+    /// The circuit breaker changed its state.
+    pub(crate) fn circuit_opened(&self, opened: bool) {
+        self.0.guard.circuit_opened.inc_by(u64::from(opened));
+    }
+
+    /// Where the rows are when an insert is done.
+    pub(crate) fn durability(&self, level: &'static str) {
+        self.0.guard.durability.clear();
+        self.0.guard.durability.get_or_create(&LevelLabels { level }).set(1);
+    }
+
+    /// Active parts of the fullest monthly partition, and how much longer batches grow for it.
+    pub(crate) fn parts(&self, parts: u64, stretch: f64) {
+        self.0.guard.parts.set(i64::try_from(parts).unwrap_or(i64::MAX));
+        self.0.guard.stretch.set(stretch);
+    }
+
+    /// Windows of the rollups were computed.
+    pub(crate) fn rolled_up(&self, windows: u64, seconds: f64) {
+        self.0.guard.rollup_windows.inc_by(windows);
+        self.0.guard.rollup_seconds.observe(seconds);
+    }
+
+    /// The rollups could not be brought up to date.
+    pub(crate) fn rollup_failed(&self) {
+        self.0.guard.rollup_failures.inc();
     }
 
     /// Records came that were read before, or whose partition is not this writer's.
@@ -188,6 +305,63 @@ impl Metrics {
     }
 }
 
+impl Guarded {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("inserts_fenced", "Inserts that met a greater claim", self.fenced.clone());
+        registry.register(
+            "rows_found_stored",
+            "Rows of inserts that did not end well that were found stored",
+            self.found_stored.clone(),
+        );
+        registry.register(
+            "partitions_reopened",
+            "Partitions given up and taken over anew: an insert of unknown outcome, or a claim of another writer",
+            self.closed.clone(),
+        );
+        registry.register("takeovers", "Times partitions were claimed", self.takeovers.clone());
+        registry.register("inserts_killed", "Inserts killed by takeovers", self.inserts_killed.clone());
+        registry.register_with_unit(
+            "takeover",
+            "How long it took to claim assigned partitions and to ask what is stored of them",
+            Unit::Seconds,
+            self.takeover_seconds.clone(),
+        );
+        registry.register(
+            "circuit_state",
+            "1 for the state of the circuit breaker before ClickHouse: closed, half_open, open",
+            self.circuit.clone(),
+        );
+        registry.register("circuit_opened", "Times the circuit breaker opened", self.circuit_opened.clone());
+        registry.register(
+            "durability",
+            "1 for where rows are when an insert is done: page-cache, fsync, or quorum",
+            self.durability.clone(),
+        );
+        registry.register(
+            "clickhouse_parts",
+            "Active parts in the fullest monthly partition of readings",
+            self.parts.clone(),
+        );
+        registry.register(
+            "batch_stretch_ratio",
+            "How many times larger and older batches grow because there are many parts",
+            self.stretch.clone(),
+        );
+        registry.register("rollup_windows", "Windows of the rollups computed", self.rollup_windows.clone());
+        registry.register(
+            "rollup_failures",
+            "Times the rollups could not be brought up to date",
+            self.rollup_failures.clone(),
+        );
+        registry.register_with_unit(
+            "rollup",
+            "How long it took to bring the rollups up to date",
+            Unit::Seconds,
+            self.rollup_seconds.clone(),
+        );
+    }
+}
+
 impl Inner {
     fn register_storage(&self, registry: &mut Registry) {
         registry.register("rows", "Rows stored in ClickHouse", self.rows.clone());
@@ -217,7 +391,7 @@ impl Inner {
         );
         registry.register(
             "storage_failure_retries",
-            "Records that were sent to the storage-failures topic again",
+            "Transactions with records for the storage-failures topic that were tried again",
             self.storage_failure_retries.clone(),
         );
         registry.register(

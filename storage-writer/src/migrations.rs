@@ -1,7 +1,7 @@
 //! The schema in ClickHouse: numbered SQL files, applied once and in order, recorded in `schema_migrations`.
 //!
 //! The same files serve a single node and a replicated cluster. Every statement can be run again without harm
-//! (`IF NOT EXISTS`), so any number of writers may migrate at once: each applies what is missing, all record the same
+//! (`IF NOT EXISTS`, or a setting that is set again), so any number of writers may migrate at once: each applies what is missing, all record the same
 //! row, and rows of the same migration merge into one. Never changes or removes what is there: a file that was
 //! applied must not be changed, a change is a new file.
 
@@ -24,6 +24,8 @@ const FILES: &[(u32, &str, &str)] = &[
     (2, "latest", include_str!("../../deploy/sql/0002_latest.sql")),
     (3, "rollups", include_str!("../../deploy/sql/0003_rollups.sql")),
     (4, "alerts", include_str!("../../deploy/sql/0004_alerts.sql")),
+    (5, "exactly_once", include_str!("../../deploy/sql/0005_exactly_once.sql")),
+    (6, "rollups", include_str!("../../deploy/sql/0006_rollups.sql")),
 ];
 
 const CREATE_DATABASE: &str = "CREATE DATABASE IF NOT EXISTS {database} {on_cluster}";
@@ -167,7 +169,12 @@ impl MigrateError {
     /// Whether trying again can help without a person's doing.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Statement { error, .. } => error.class() != crate::clickhouse::Class::Permanent,
+            Self::Statement { error, .. } => {
+                matches!(
+                    error.class(),
+                    crate::clickhouse::Class::Transient | crate::clickhouse::Class::Unknown
+                )
+            }
             Self::Changed { .. } | Self::Render(_) | Self::Record { .. } => false,
         }
     }
@@ -332,7 +339,8 @@ mod tests {
     fn every_statement_can_be_run_again() {
         for migration in Migration::all() {
             for statement in migration.statements(&ClickHouse::default()).unwrap() {
-                assert!(statement.contains("IF NOT EXISTS"), "{statement}");
+                let repeatable = ["IF NOT EXISTS", "MODIFY SETTING"];
+                assert!(repeatable.iter().any(|words| statement.contains(words)), "{statement}");
                 assert!(!statement.contains(" {"), "a placeholder is left: {statement}");
             }
         }

@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::stored::OffsetSet;
+
 /// Tells assignments of the same partition apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Epoch(u64);
@@ -32,18 +34,47 @@ struct Entry {
     id: BatchId,
     ranges: Vec<OffsetRange>,
     stored: bool,
+    /// Records of it wait to become dead letters: nothing is committed past it but together with them.
+    letters: bool,
 }
 
 #[derive(Debug)]
 struct Owned {
     epoch: Epoch,
+    /// Whether records may be read: what is stored of the partition is known.
+    open: bool,
+    /// Offsets that were stored before this assignment.
+    already: OffsetSet,
     /// Next offset to be read; a record below it has been read before.
     position: i64,
     /// First offset that was read; `None` until there is a record.
     first: Option<i64>,
-    /// Next offset that may be committed; `None` until the first batch is stored.
+    /// Everything below it is stored; `None` until that is known of anything.
     stored: Option<i64>,
+    /// Next offset that was handed to Kafka.
     committed: Option<i64>,
+}
+
+/// What a record is to the writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It is to be stored.
+    New(Epoch),
+    /// It was stored before this assignment began.
+    Stored(Epoch),
+    /// It must be passed over: its partition is not this writer's, or it was read before.
+    Foreign,
+}
+
+/// Stored batches at the front of the queue whose dead letters can be sent now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ripe {
+    /// The batches, in order.
+    pub ids: Vec<BatchId>,
+    /// Next offsets by partition, to be committed together with the letters.
+    pub next: Vec<(i32, i64)>,
+    /// Partitions whose letters in these batches are still this writer's to send.
+    pub partitions: Vec<i32>,
 }
 
 /// The partitions of this writer, and the batches under way.
@@ -56,12 +87,40 @@ pub struct Offsets {
 }
 
 impl Offsets {
-    /// The partition now belongs to this writer.
-    pub fn assign(&mut self, partition: i32) {
+    /// The partition now belongs to this writer. Its records are passed over until it is [opened](Self::open).
+    pub fn assign(&mut self, partition: i32) -> Epoch {
         let epoch = Epoch(self.next_epoch);
         self.next_epoch += 1;
-        self.owned
-            .insert(partition, Owned { epoch, position: 0, first: None, stored: None, committed: None });
+        let owned = Owned {
+            epoch,
+            open: false,
+            already: OffsetSet::default(),
+            position: 0,
+            first: None,
+            stored: None,
+            committed: None,
+        };
+        self.owned.insert(partition, owned);
+        epoch
+    }
+
+    /// Records of the partition are read from now on. Everything below `floor` is stored, and the offsets `already`.
+    /// `false` if the assignment is over.
+    pub fn open(&mut self, partition: i32, epoch: Epoch, floor: Option<i64>, already: OffsetSet) -> bool {
+        let Some(owned) = self.owned.get_mut(&partition).filter(|owned| owned.epoch == epoch) else {
+            return false;
+        };
+        owned.open = true;
+        owned.already = already;
+        owned.position = floor.unwrap_or(0);
+        owned.stored = floor;
+        owned.committed = floor;
+        true
+    }
+
+    /// Whether this assignment of the partition is in force.
+    pub fn is_current(&self, partition: i32, epoch: Epoch) -> bool {
+        self.owned.get(&partition).is_some_and(|owned| owned.epoch == epoch)
     }
 
     /// The partition belongs to this writer no longer: nothing of it will be committed.
@@ -74,26 +133,24 @@ impl Offsets {
         self.owned.keys().copied()
     }
 
-    /// Takes note of a record. `None` if it must be skipped: its partition is not this writer's, or it was read before.
+    /// The partitions of which records are read.
+    pub fn open_partitions(&self) -> impl Iterator<Item = i32> + '_ {
+        self.owned.iter().filter(|(_, owned)| owned.open).map(|(partition, _)| *partition)
+    }
+
+    /// Takes note of a record.
     #[inline]
-    pub fn read(&mut self, partition: i32, offset: i64) -> Option<Epoch> {
-        let owned = self.owned.get_mut(&partition)?;
-        if offset < owned.position {
-            return None;
+    pub fn read(&mut self, partition: i32, offset: i64) -> Found {
+        let Some(owned) = self.owned.get_mut(&partition) else { return Found::Foreign };
+        if !owned.open || offset < owned.position {
+            return Found::Foreign;
         }
         owned.position = offset + 1;
         owned.first.get_or_insert(offset);
-        Some(owned.epoch)
-    }
-
-    /// The partition will be read again from `offset`, if it is still under the assignment `epoch`.
-    pub fn rewind(&mut self, range: &OffsetRange) -> bool {
-        match self.owned.get_mut(&range.partition).filter(|owned| owned.epoch == range.epoch) {
-            Some(owned) => {
-                owned.position = range.first;
-                true
-            }
-            None => false,
+        if owned.already.contains(offset.cast_unsigned()) {
+            Found::Stored(owned.epoch)
+        } else {
+            Found::New(owned.epoch)
         }
     }
 
@@ -101,25 +158,71 @@ impl Offsets {
     pub fn begin(&mut self, ranges: Vec<OffsetRange>) -> BatchId {
         let id = BatchId(self.next_batch);
         self.next_batch += 1;
-        self.queue.push_back(Entry { id, ranges, stored: false });
+        self.queue.push_back(Entry { id, ranges, stored: false, letters: false });
         id
     }
 
-    /// The batch is stored.
-    pub fn stored(&mut self, id: BatchId) {
+    /// The rows of the batch are stored. With `letters`, records of it wait to become dead letters.
+    pub fn stored(&mut self, id: BatchId, letters: bool) {
         if let Some(entry) = self.queue.iter_mut().find(|entry| entry.id == id) {
             entry.stored = true;
+            entry.letters = letters;
         }
-        while self.queue.front().is_some_and(|entry| entry.stored) {
+        self.advance();
+    }
+
+    fn advance(&mut self) {
+        while self.queue.front().is_some_and(|entry| entry.stored && !entry.letters) {
             let Some(entry) = self.queue.pop_front() else { break };
             for range in entry.ranges {
                 if let Some(owned) =
                     self.owned.get_mut(&range.partition).filter(|owned| owned.epoch == range.epoch)
                 {
-                    owned.stored = Some(owned.stored.map_or(range.next, |stored| stored.max(range.next)));
+                    let stored = owned.stored.map_or(range.next, |stored| stored.max(range.next));
+                    owned.stored = Some(stored);
+                    // Not before: records may be read again from the last one that is not stored.
+                    owned.already.forget_below(stored.cast_unsigned());
                 }
             }
         }
+    }
+
+    /// The stored batches at the front, if dead letters of theirs wait.
+    pub fn ripe(&self) -> Option<Ripe> {
+        let front: Vec<&Entry> = self.queue.iter().take_while(|entry| entry.stored).collect();
+        if front.iter().all(|entry| !entry.letters) {
+            return None;
+        }
+        let mut next: BTreeMap<i32, i64> = self.committable().into_iter().collect();
+        for range in front.iter().flat_map(|entry| &entry.ranges) {
+            if self.is_current(range.partition, range.epoch) {
+                let next = next.entry(range.partition).or_insert(range.next);
+                *next = range.next.max(*next);
+            }
+        }
+        let current = |entry: &&Entry| {
+            let ranges = entry.ranges.iter().filter(|range| self.is_current(range.partition, range.epoch));
+            ranges.map(|range| range.partition).collect::<Vec<_>>()
+        };
+        let mut partitions: Vec<i32> = front.iter().flat_map(current).collect();
+        partitions.sort_unstable();
+        partitions.dedup();
+        let ids = front.iter().map(|entry| entry.id).collect();
+        Some(Ripe { ids, next: next.into_iter().collect(), partitions })
+    }
+
+    /// The dead letters of these batches are in their topic, and the offsets are committed.
+    pub fn letters_sent(&mut self, ripe: &Ripe) {
+        self.letters_dropped(ripe);
+        self.committed(&ripe.next);
+    }
+
+    /// The dead letters of these batches are not this writer's to send any more.
+    pub fn letters_dropped(&mut self, ripe: &Ripe) {
+        for entry in self.queue.iter_mut().filter(|entry| ripe.ids.contains(&entry.id)) {
+            entry.letters = false;
+        }
+        self.advance();
     }
 
     /// Batches under way.
@@ -129,7 +232,9 @@ impl Offsets {
 
     /// Whether a batch under way holds records of one of the `partitions`.
     pub fn in_flight_of(&self, partitions: &[i32]) -> bool {
-        self.queue.iter().flat_map(|entry| &entry.ranges).any(|range| partitions.contains(&range.partition))
+        self.queue.iter().flat_map(|entry| &entry.ranges).any(|range| {
+            partitions.contains(&range.partition) && self.is_current(range.partition, range.epoch)
+        })
     }
 
     /// Next offsets by partition that are stored and not committed yet.
@@ -137,7 +242,7 @@ impl Offsets {
         let new = |(partition, owned): (&i32, &Owned)| {
             owned.stored.filter(|_| owned.stored != owned.committed).map(|next| (*partition, next))
         };
-        self.owned.iter().filter_map(new).collect()
+        self.owned.iter().filter(|(_, owned)| owned.open).filter_map(new).collect()
     }
 
     /// These next offsets were handed to Kafka.
@@ -156,10 +261,11 @@ impl Offsets {
         }
     }
 
-    /// Next offset to be stored, by partition; without those of which nothing was read yet.
+    /// Next offset to be stored, by partition; without those of which nothing is known yet.
     pub fn stored_below(&self) -> impl Iterator<Item = (i32, i64)> + '_ {
         self.owned
             .iter()
+            .filter(|(_, owned)| owned.open)
             .filter_map(|(partition, owned)| owned.stored.or(owned.first).map(|next| (*partition, next)))
     }
 }
@@ -171,23 +277,29 @@ mod tests {
     use super::*;
 
     fn range(offsets: &mut Offsets, partition: i32, first: i64, next: i64) -> OffsetRange {
-        let epoch = offsets.read(partition, next - 1).unwrap();
+        let Found::New(epoch) = offsets.read(partition, next - 1) else { panic!("it is new") };
         OffsetRange { partition, epoch, first, next }
+    }
+
+    fn assign(offsets: &mut Offsets, partition: i32) -> Epoch {
+        let epoch = offsets.assign(partition);
+        assert!(offsets.open(partition, epoch, None, OffsetSet::default()));
+        epoch
     }
 
     #[test]
     fn nothing_is_committed_past_a_batch_that_is_not_stored() {
         let mut offsets = Offsets::default();
-        offsets.assign(0);
-        offsets.assign(1);
+        assign(&mut offsets, 0);
+        assign(&mut offsets, 1);
         let ranges = vec![range(&mut offsets, 0, 0, 10)];
         let first = offsets.begin(ranges);
         let ranges = vec![range(&mut offsets, 0, 10, 20), range(&mut offsets, 1, 0, 5)];
         let second = offsets.begin(ranges);
-        offsets.stored(second);
+        offsets.stored(second, false);
         assert_eq!(offsets.committable(), []);
         assert_eq!(offsets.in_flight(), 2);
-        offsets.stored(first);
+        offsets.stored(first, false);
         assert_eq!(offsets.committable(), [(0, 20), (1, 5)]);
         assert_eq!(offsets.in_flight(), 0);
         offsets.committed(&[(0, 20), (1, 5)]);
@@ -199,13 +311,13 @@ mod tests {
     #[test]
     fn what_an_earlier_assignment_read_moves_no_offset_of_a_later_one() {
         let mut offsets = Offsets::default();
-        offsets.assign(3);
+        assign(&mut offsets, 3);
         let ranges = vec![range(&mut offsets, 3, 100, 200)];
         let batch = offsets.begin(ranges);
         offsets.revoke(3);
-        assert!(offsets.in_flight_of(&[3]));
-        offsets.assign(3);
-        offsets.stored(batch);
+        assert!(!offsets.in_flight_of(&[3]), "nothing of it is waited for");
+        assign(&mut offsets, 3);
+        offsets.stored(batch, false);
         assert_eq!(offsets.committable(), []);
         assert!(!offsets.in_flight_of(&[3]));
     }
@@ -213,17 +325,59 @@ mod tests {
     #[test]
     fn records_that_were_read_before_or_belong_to_others_are_skipped() {
         let mut offsets = Offsets::default();
-        offsets.assign(0);
-        assert!(offsets.read(0, 5).is_some());
-        assert!(offsets.read(0, 5).is_none());
-        assert!(offsets.read(0, 4).is_none());
-        assert!(offsets.read(1, 0).is_none());
-        let again = range(&mut offsets, 0, 5, 7);
-        assert!(offsets.rewind(&again));
-        assert!(offsets.read(0, 5).is_some());
-        offsets.revoke(0);
-        offsets.assign(0);
-        assert!(!offsets.rewind(&again));
+        assign(&mut offsets, 0);
+        assert!(matches!(offsets.read(0, 5), Found::New(_)));
+        assert_eq!(offsets.read(0, 5), Found::Foreign);
+        assert_eq!(offsets.read(0, 4), Found::Foreign);
+        assert_eq!(offsets.read(1, 0), Found::Foreign);
+    }
+
+    #[test]
+    fn what_was_stored_before_is_told_from_what_is_new_and_nothing_is_read_before_that_is_known() {
+        let mut offsets = Offsets::default();
+        let epoch = offsets.assign(0);
+        assert_eq!(offsets.read(0, 100), Found::Foreign);
+        let mut already = OffsetSet::default();
+        already.insert(101, 103);
+        assert!(offsets.open(0, epoch, Some(100), already));
+        assert_eq!(offsets.stored_below().collect::<Vec<_>>(), [(0, 100)]);
+        assert_eq!(offsets.committable(), [], "the floor is what was committed");
+        let found: Vec<_> = (99..105).map(|offset| offsets.read(0, offset)).collect();
+        let (new, stored) = (Found::New(epoch), Found::Stored(epoch));
+        assert_eq!(found, [Found::Foreign, new, stored, stored, new, new]);
+        let later = offsets.assign(0);
+        assert!(!offsets.open(0, epoch, None, OffsetSet::default()), "that assignment is over");
+        assert!(offsets.is_current(0, later));
+    }
+
+    #[test]
+    fn offsets_pass_a_batch_with_dead_letters_only_together_with_them() {
+        let mut offsets = Offsets::default();
+        assign(&mut offsets, 0);
+        assign(&mut offsets, 1);
+        let ids: Vec<_> = [vec![(0, 0, 5)], vec![(0, 5, 9), (1, 0, 3)], vec![(1, 3, 7)], vec![(0, 9, 12)]]
+            .into_iter()
+            .map(|ranges| {
+                let ranges =
+                    ranges.into_iter().map(|(p, first, next)| range(&mut offsets, p, first, next)).collect();
+                offsets.begin(ranges)
+            })
+            .collect();
+        offsets.stored(ids[2], false);
+        offsets.stored(ids[1], true);
+        assert_eq!(offsets.ripe(), None, "the batch before them is not stored");
+        offsets.stored(ids[0], false);
+        assert_eq!(offsets.committable(), [(0, 5)]);
+        let ripe = offsets.ripe().unwrap();
+        assert_eq!((&ripe.ids[..], &ripe.next[..]), (&ids[1..3], &[(0, 9), (1, 7)][..]));
+        assert_eq!(ripe.partitions, [0, 1]);
+        offsets.revoke(1);
+        let ripe = offsets.ripe().unwrap();
+        assert_eq!((&ripe.next[..], &ripe.partitions[..]), (&[(0, 9)][..], &[0][..]));
+        offsets.letters_sent(&ripe);
+        assert_eq!((offsets.ripe(), offsets.committable()), (None, vec![]));
+        offsets.stored(ids[3], false);
+        assert_eq!(offsets.committable(), [(0, 12)]);
     }
 
     proptest! {
@@ -232,7 +386,7 @@ mod tests {
             order in Just((0..12usize).collect::<Vec<_>>()).prop_shuffle(),
         ) {
             let mut offsets = Offsets::default();
-            offsets.assign(0);
+            assign(&mut offsets, 0);
             let ids: Vec<_> = (0..12)
                 .map(|i| {
                     let ranges = vec![range(&mut offsets, 0, i * 10, i * 10 + 10)];
@@ -241,7 +395,7 @@ mod tests {
                 .collect();
             let mut done = [false; 12];
             for index in order {
-                offsets.stored(ids[index]);
+                offsets.stored(ids[index], false);
                 done[index] = true;
                 let front = done.iter().take_while(|done| **done).count();
                 let expected: Vec<_> = (front > 0).then(|| (0, i64::try_from(front).unwrap() * 10)).into_iter().collect();

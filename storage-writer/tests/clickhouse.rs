@@ -329,12 +329,9 @@ async fn a_server_that_is_away_is_transient_and_one_that_does_not_answer_is_unkn
 
     server.kill_9().unwrap();
     let outcome = inserter.insert(block.clone(), "").await;
-    assert!(
-        matches!(&outcome, Outcome::Transient(CallError::NotSent(_)) | Outcome::Unknown(_)),
-        "{outcome:?}"
-    );
+    assert!(matches!(&outcome, Outcome::NotSent(_) | Outcome::Unknown(_)), "{outcome:?}");
     let outcome = inserter.insert(block.clone(), "").await;
-    assert!(matches!(&outcome, Outcome::Transient(CallError::NotSent(_))), "{outcome:?}");
+    assert!(matches!(&outcome, Outcome::NotSent(_)), "{outcome:?}");
 
     server.restart().unwrap();
     assert_eq!(inserter.insert(block, "").await, Outcome::Stored);

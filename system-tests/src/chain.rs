@@ -37,8 +37,15 @@ pub struct Chain {
     pub database: String,
     /// Where devices connect.
     pub mqtt: SocketAddr,
-    dir: TempDir,
+    dir: Folder,
     extra: Vec<(String, String)>,
+}
+
+/// Where the test's files are.
+#[derive(Debug)]
+enum Folder {
+    Temporary(TempDir),
+    Kept(PathBuf),
 }
 
 /// A port that nobody listens on.
@@ -49,9 +56,18 @@ fn free_address() -> SocketAddr {
 impl Chain {
     /// A chain on these servers. No Penstock runs yet.
     pub fn new(stack: Stack) -> Self {
+        Self::with_folder(stack, Folder::Temporary(tempfile::tempdir().unwrap()))
+    }
+
+    /// A chain on these servers, with its files in this folder, where they stay.
+    pub fn in_folder(stack: Stack, folder: PathBuf) -> Self {
+        fs::create_dir_all(&folder).unwrap();
+        Self::with_folder(stack, Folder::Kept(folder))
+    }
+
+    fn with_folder(stack: Stack, dir: Folder) -> Self {
         let id = Uuid::new_v4().simple().to_string();
         let authority = Authority::create("system test", 2).unwrap();
-        let dir = tempfile::tempdir().unwrap();
         let chain = Self {
             stack,
             authority: Arc::new(authority),
@@ -79,7 +95,10 @@ impl Chain {
 
     /// The folder of the test's files.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        match &self.dir {
+            Folder::Temporary(dir) => dir.path().join(name),
+            Folder::Kept(dir) => dir.join(name),
+        }
     }
 
     /// Writes the gateway's certificate anew, signed by the same authority.
@@ -93,6 +112,11 @@ impl Chain {
     /// A configuration file for a process with this name, and the address of its admin port.
     pub fn config(&self, name: &str) -> (PathBuf, SocketAddr) {
         let admin = free_address();
+        (self.config_with(name, admin, &[]), admin)
+    }
+
+    /// A configuration file for a process with this name and admin port, and keys of its own, whose values are TOML.
+    pub fn config_with(&self, name: &str, admin: SocketAddr, own: &[(String, String)]) -> PathBuf {
         let mut text = String::new();
         let quoted = |value: &str| format!("{value:?}");
         let mut keys = vec![
@@ -107,7 +131,7 @@ impl Chain {
             ("clickhouse.database".to_owned(), quoted(&self.database)),
             ("telemetry.admin_listen".to_owned(), quoted(&admin.to_string())),
         ];
-        for (key, value) in &self.extra {
+        for (key, value) in self.extra.iter().chain(own) {
             keys.retain(|(known, _)| known != key);
             keys.push((key.clone(), value.clone()));
         }
@@ -116,7 +140,7 @@ impl Chain {
         }
         let file = self.path(&format!("{name}.toml"));
         fs::write(&file, text).unwrap();
-        (file, admin)
+        file
     }
 
     /// A running gateway.
@@ -140,7 +164,9 @@ impl Chain {
     /// `penstock` with these arguments and a configuration file for a process with this name: what it says at its end.
     pub fn command(&self, name: &str, arguments: &[&str]) -> Output {
         let (config, _) = self.config(name);
-        run_to_end(Command::new(program()).args(arguments).arg("--config").arg(config))
+        let mut command = Command::new(program());
+        command.args(arguments).arg("--config").arg(config);
+        run_to_end(command)
     }
 
     /// How the test itself reaches Kafka.

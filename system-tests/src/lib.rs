@@ -8,6 +8,7 @@
 
 mod bystanders;
 mod chain;
+pub mod chaos;
 mod device;
 mod process;
 mod reading;

@@ -3,19 +3,19 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use penstock_devstack::spawn_bound;
 
 use crate::wait::{until, until_some};
 
 const READY_DEADLINE: Duration = Duration::from_secs(60);
 
-/// One `penstock run` as a child process; killed when dropped, and by the kernel when the test's thread ends.
+/// One `penstock run` as a child process; killed when dropped, and by the kernel when this process ends.
 #[derive(Debug)]
 pub struct Penstock {
     roles: Vec<String>,
@@ -25,25 +25,26 @@ pub struct Penstock {
     child: Child,
 }
 
-/// The program under test: beside the test's own folder in the target folder.
+/// The program under test: beside this program, or, as tests have a folder of their own, beside that.
 ///
 /// # Panics
 /// Where it has not been built.
 pub(crate) fn program() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let program = test.ancestors().nth(2).unwrap().join("penstock");
-    assert!(program.exists(), "{} is missing: cargo build --bin penstock", program.display());
-    program
+    let this = std::env::current_exe().unwrap();
+    let beside = this.ancestors().skip(1).take(2).map(|folder| folder.join("penstock"));
+    let program = beside.clone().find(|program| program.exists());
+    program.unwrap_or_else(|| {
+        panic!("penstock is missing in {:?}: cargo build --bin penstock", beside.collect::<Vec<_>>())
+    })
 }
 
 /// Runs a command that is to end by itself.
 ///
 /// # Panics
 /// Where it does not end within a minute.
-pub(crate) fn run_to_end(command: &mut Command) -> Output {
+pub(crate) fn run_to_end(mut command: Command) -> Output {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    die_with_parent(command);
-    let mut child = command.spawn().unwrap();
+    let mut child = spawn_bound(command).unwrap();
     let ended = || child.try_wait().unwrap();
     until_some("the command to end", READY_DEADLINE, ended);
     child.wait_with_output().unwrap()
@@ -99,6 +100,13 @@ impl Penstock {
         kill(self.pid(), signal).unwrap();
     }
 
+    /// Sends a signal, unless it has ended.
+    pub fn signal_if_alive(&mut self, signal: Signal) {
+        if self.exit_status().is_none() {
+            self.signal(signal);
+        }
+    }
+
     /// Kills it with -9 and waits until it is gone.
     pub fn kill_9(&mut self) {
         self.child.kill().unwrap();
@@ -107,8 +115,25 @@ impl Penstock {
 
     /// Starts it again with the same roles, ports and log, and waits until it is ready.
     pub fn restart(&mut self) {
-        self.child = spawn(&self.roles, &self.config, &self.log);
+        self.start_again();
         self.wait_ready();
+    }
+
+    /// Starts it again with the same roles, ports and log.
+    pub fn start_again(&mut self) {
+        self.child = spawn(&self.roles, &self.config, &self.log);
+    }
+
+    /// How it has ended; none while it runs.
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// Its state as in `/proc/PID/stat`: `T` is stopped by SIGSTOP.
+    pub fn state(&self) -> Option<char> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).ok()?;
+        // The name before it stands in brackets and may hold some.
+        stat.rsplit_once(") ")?.1.chars().next()
     }
 
     /// Sends SIGTERM and waits for the end.
@@ -180,13 +205,5 @@ fn spawn(roles: &Vec<String>, config: &Path, log: &Path) -> Child {
     let mut command = Command::new(program());
     command.arg("run").args(roles).arg("--config").arg(config);
     command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-    die_with_parent(&mut command);
-    command.spawn().unwrap()
-}
-
-#[allow(unsafe_code, reason = "only between fork and exec can a child ask to die with its parent")]
-fn die_with_parent(command: &mut Command) {
-    let ask = || nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from);
-    // SAFETY: between fork and exec only async-signal-safe calls are allowed; this makes one, prctl.
-    unsafe { command.pre_exec(ask) };
+    spawn_bound(command).unwrap()
 }

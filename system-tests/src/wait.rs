@@ -29,3 +29,20 @@ pub fn until_some<T>(what: &str, deadline: Duration, mut value: impl FnMut() -> 
         thread::sleep(LOOK_EVERY);
     }
 }
+
+/// Waits until the condition holds, at most `deadline`, and no longer than until `given_up` says so. Whether it came to
+/// hold.
+pub(crate) fn comes_to_hold(
+    deadline: Duration,
+    given_up: impl Fn() -> bool,
+    mut condition: impl FnMut() -> bool,
+) -> bool {
+    let end = Instant::now() + deadline;
+    while !condition() {
+        if given_up() || Instant::now() >= end {
+            return false;
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+    true
+}

@@ -21,6 +21,7 @@ pub(crate) fn from_file(key: &Key, found: &DeValue<'_>) -> Result<Value, String>
             let value = i64::from_str_radix(integer.as_str(), integer.radix()).ok();
             in_range(key, value).map_or_else(refuse, |value| Ok(Value::Integer(value)))
         }
+        (Kind::Boolean, DeValue::Boolean(boolean)) => Ok(Value::Boolean(*boolean)),
         (Kind::Paths, DeValue::Array(items)) => {
             let texts: Option<Vec<Value>> = items
                 .iter()
@@ -28,7 +29,7 @@ pub(crate) fn from_file(key: &Key, found: &DeValue<'_>) -> Result<Value, String>
                 .collect();
             texts.map_or_else(refuse, |texts| Ok(Value::Array(texts)))
         }
-        (Kind::Integer | Kind::Paths | Kind::Properties, _) => refuse(),
+        (Kind::Integer | Kind::Boolean | Kind::Paths | Kind::Properties, _) => refuse(),
         (Kind::Text | Kind::Secret | Kind::Path | Kind::Address | Kind::Choice(_), DeValue::String(text)) => {
             from_text(key, text)
         }
@@ -45,6 +46,7 @@ pub(crate) fn from_text(key: &Key, text: &str) -> Result<Value, String> {
             let value = text.trim().replace('_', "").parse().ok();
             in_range(key, value).map_or_else(refuse, |value| Ok(Value::Integer(value)))
         }
+        Kind::Boolean => text.trim().parse().map_or_else(|_| refuse(), |boolean| Ok(Value::Boolean(boolean))),
         Kind::Paths => {
             let paths = text.split(',').map(str::trim).filter(|path| !path.is_empty());
             Ok(Value::Array(paths.map(|path| Value::String(path.to_owned())).collect()))
@@ -89,6 +91,7 @@ fn asked_for(key: &Key) -> String {
     match (key.kind, &key.range) {
         (Kind::Integer, Some(range)) => format!("a whole number from {} to {}", range.start(), range.end()),
         (Kind::Integer, None) => "a whole number".to_owned(),
+        (Kind::Boolean, _) => "true or false".to_owned(),
         (Kind::Text | Kind::Secret, _) => "a text in quotes".to_owned(),
         (Kind::Path, _) => "a path in quotes".to_owned(),
         (Kind::Paths, _) => "a list of paths, such as [\"one.pem\", \"two.pem\"]".to_owned(),

@@ -30,7 +30,7 @@ pub use render::{example, reference, show};
 pub use secret::{HIDDEN, Secret};
 pub use sections::{
     Bridge, ClickHouse, Compression, Config, Gateway, GatewayLimits, GatewayTls, Kafka, LogFormat,
-    PACKET_BYTES_MAX, READING_BYTES_MAX, Telemetry, Writer,
+    PACKET_BYTES_MAX, READING_BYTES_MAX, StorageGuarantee, Telemetry, Writer,
 };
 pub use validate::Violation;
 

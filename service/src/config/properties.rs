@@ -10,6 +10,7 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("queuing.strategy", "readings of one device must stay in order (G2)"),
     ("partitioner", "every producer must agree on the partition of a device (G2)"),
     ("delivery.report.only.error", "an acknowledgement waits for the report of success (G1)"),
+    ("transaction.timeout.ms", "after it Kafka aborts what a dead role left open (G3, G4)"),
     ("transactional.id", "transactions belong to the role that opens them (G4)"),
     ("enable.auto.commit", "offsets are committed after the insert, not by a timer (G3)"),
     ("auto.commit.enable", "offsets are committed after the insert, not by a timer (G3)"),

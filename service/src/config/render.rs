@@ -143,6 +143,7 @@ fn type_of(key: &Key) -> String {
     match (key.kind, &key.range) {
         (Kind::Integer, Some(range)) => format!("integer, {} to {}", range.start(), range.end()),
         (Kind::Integer, None) => "integer".to_owned(),
+        (Kind::Boolean, _) => "true or false".to_owned(),
         (Kind::Text, _) => "text".to_owned(),
         (Kind::Secret, _) => format!("secret text (`{}`)", name_of(&key.path)),
         (Kind::Path, _) => "path".to_owned(),

@@ -18,6 +18,7 @@ pub(crate) enum Kind {
     Text,
     Secret,
     Integer,
+    Boolean,
     Path,
     Paths,
     Address,
@@ -143,6 +144,7 @@ macro_rules! leaf {
 
 leaf! {
     String, Kind::Text, value => Value::String(value.clone());
+    bool, Kind::Boolean, value => Value::Boolean(*value);
     Secret, Kind::Secret, value => Value::String(if value.is_empty() { "" } else { HIDDEN }.to_owned());
     SocketAddr, Kind::Address, value => Value::String(value.to_string());
     BTreeMap<String, String>, Kind::Properties, value => Value::Table(shown_properties(value));

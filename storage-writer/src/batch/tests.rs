@@ -20,8 +20,7 @@ struct Fixture {
 impl Fixture {
     fn new(limits: Limits) -> Self {
         let mut offsets = Offsets::default();
-        offsets.assign(0);
-        let epoch = offsets.read(0, 0).unwrap();
+        let epoch = offsets.assign(0);
         let payload = SensorReading { timestamp: 1, ..Default::default() }.encode_to_vec();
         Self { batch: Batch::new(limits), epoch, payload, start: Instant::now() }
     }
@@ -140,4 +139,12 @@ proptest! {
             prop_assert_eq!(open, [0; 5]);
         }
     }
+}
+
+#[test]
+fn limits_stretch_within_their_bounds() {
+    let stretched = LIMITS.stretched(3.0);
+    assert_eq!((stretched.rows_max, stretched.age_max), (30, Duration::from_millis(300)));
+    assert_eq!(LIMITS.stretched(100.0).rows_max, LIMITS.rows_grown_max);
+    assert_eq!(LIMITS.stretched(0.5), LIMITS);
 }

@@ -57,6 +57,8 @@ pub enum Class {
     Transient,
     /// The same statement cannot work before a person has changed something.
     Permanent,
+    /// Some row of the statement cannot be stored; the others can.
+    Rows,
     /// It is not known whether the statement worked.
     Unknown,
 }
@@ -67,6 +69,7 @@ impl Class {
         match self {
             Self::Transient => "transient",
             Self::Permanent => "permanent",
+            Self::Rows => "rows",
             Self::Unknown => "unknown",
         }
     }
@@ -165,11 +168,11 @@ fn entry(code: u32) -> Option<&'static (u32, &'static str, Class)> {
     CODES.binary_search_by_key(&code, |(code, _, _)| *code).ok().map(|index| &CODES[index])
 }
 
-use Class::{Permanent, Transient, Unknown};
+use Class::{Permanent, Rows, Transient, Unknown};
 
 /// The errors of ClickHouse that were looked at, by code.
 pub const CODES: &[(u32, &str, Class)] = &[
-    (6, "CANNOT_PARSE_TEXT", Permanent),
+    (6, "CANNOT_PARSE_TEXT", Rows),
     (8, "THERE_IS_NO_COLUMN", Permanent),
     (15, "DUPLICATE_COLUMN", Permanent),
     (16, "NO_SUCH_COLUMN_IN_TABLE", Permanent),
@@ -178,6 +181,8 @@ pub const CODES: &[(u32, &str, Class)] = &[
     (32, "ATTEMPT_TO_READ_AFTER_EOF", Permanent),
     (33, "CANNOT_READ_ALL_DATA", Permanent),
     (36, "BAD_ARGUMENTS", Permanent),
+    (38, "CANNOT_PARSE_DATE", Rows),
+    (41, "CANNOT_PARSE_DATETIME", Rows),
     (44, "ILLEGAL_COLUMN", Permanent),
     (47, "UNKNOWN_IDENTIFIER", Permanent),
     (48, "NOT_IMPLEMENTED", Permanent),
@@ -186,16 +191,18 @@ pub const CODES: &[(u32, &str, Class)] = &[
     (53, "TYPE_MISMATCH", Permanent),
     (60, "UNKNOWN_TABLE", Permanent),
     (62, "SYNTAX_ERROR", Permanent),
-    (69, "ARGUMENT_OUT_OF_BOUND", Permanent),
-    (70, "CANNOT_CONVERT_TYPE", Permanent),
+    (69, "ARGUMENT_OUT_OF_BOUND", Rows),
+    (70, "CANNOT_CONVERT_TYPE", Rows),
+    (72, "CANNOT_PARSE_NUMBER", Rows),
     (73, "UNKNOWN_FORMAT", Permanent),
     (75, "CANNOT_WRITE_TO_FILE_DESCRIPTOR", Transient),
     (76, "CANNOT_OPEN_FILE", Transient),
     (81, "UNKNOWN_DATABASE", Permanent),
     (115, "UNKNOWN_SETTING", Permanent),
     (117, "INCORRECT_DATA", Permanent),
-    (128, "TOO_LARGE_ARRAY_SIZE", Permanent),
-    (131, "TOO_LARGE_STRING_SIZE", Permanent),
+    (128, "TOO_LARGE_ARRAY_SIZE", Rows),
+    (131, "TOO_LARGE_STRING_SIZE", Rows),
+    (153, "ILLEGAL_DIVISION", Rows),
     (159, "TIMEOUT_EXCEEDED", Transient),
     (160, "TOO_SLOW", Transient),
     (164, "READONLY", Permanent),
@@ -224,16 +231,21 @@ pub const CODES: &[(u32, &str, Class)] = &[
     (286, "UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE", Transient),
     (291, "DATABASE_ACCESS_DENIED", Permanent),
     (319, "UNKNOWN_STATUS_OF_INSERT", Unknown),
+    (321, "VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE", Rows),
+    (349, "CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN", Rows),
     (364, "RECEIVED_ERROR_TOO_MANY_REQUESTS", Transient),
     (369, "ALL_REPLICAS_ARE_STALE", Transient),
     (373, "SESSION_IS_LOCKED", Transient),
+    (376, "CANNOT_PARSE_UUID", Rows),
     (384, "PART_IS_TEMPORARILY_LOCKED", Transient),
     (394, "QUERY_WAS_CANCELLED", Transient),
+    (395, "FUNCTION_THROW_IF_VALUE_IS_NON_ZERO", Rows),
+    (407, "DECIMAL_OVERFLOW", Rows),
     (415, "ALL_REPLICAS_LOST", Transient),
     (425, "SYSTEM_ERROR", Transient),
     (439, "CANNOT_SCHEDULE_TASK", Transient),
     (452, "SETTING_CONSTRAINT_VIOLATION", Permanent),
-    (469, "VIOLATED_CONSTRAINT", Permanent),
+    (469, "VIOLATED_CONSTRAINT", Rows),
     (473, "DEADLOCK_AVOIDED", Transient),
     (497, "ACCESS_DENIED", Permanent),
     (499, "S3_ERROR", Transient),
@@ -346,8 +358,8 @@ mod tests {
                 None,
                 "1\n2\n\r\n__exception__\r\nabcdefghijklmnop\r\nCode: 395. DB::Exception: Value passed to 'throwIf' \
                  function is non-zero. (FUNCTION_THROW_IF_VALUE_IS_NON_ZERO)\r\n",
-                Transient,
-                "OTHER",
+                Rows,
+                "FUNCTION_THROW_IF_VALUE_IS_NON_ZERO",
             ),
             // Proxies.
             (502, None, "<html>502 Bad Gateway</html>", Unknown, "NOT_CLICKHOUSE"),

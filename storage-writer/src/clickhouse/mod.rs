@@ -96,7 +96,11 @@ impl Client {
     /// # Errors
     /// [`CallError`].
     pub async fn query(&self, sql: &str) -> Result<String, CallError> {
-        let statement = Statement { sql: "", settings: &[("wait_end_of_query", "1")], query_id: "" };
+        let statement = Statement {
+            sql: "",
+            settings: &[("wait_end_of_query", "1"), ("use_query_condition_cache", "0")],
+            query_id: "",
+        };
         let answer =
             self.call(&statement, Bytes::copy_from_slice(sql.as_bytes()), self.query_timeout).await?;
         String::from_utf8(answer).map_err(|_| CallError::Broken("the answer is not UTF-8".to_owned()))

@@ -3,10 +3,12 @@
 //! Allocates nothing for a row once its buffers have grown, and never does I/O. The layout of a block is: columns,
 //! rows (both varints), then for each column its name, its type and the values of all rows, little-endian.
 
+mod block;
 mod put;
 
 use penstock_proto::{DeviceId, ReadingView};
 
+pub use block::Block;
 use put::{NullableF32, NullableU8, put_string, put_varint, varint_bytes};
 
 /// The columns of a block, in the order they are sent: name and type.

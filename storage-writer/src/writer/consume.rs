@@ -1,7 +1,8 @@
 //! The consumer's thread: polls Kafka, fills batches, commits behind stored ones, answers rebalances.
 //!
 //! Completed inserts are looked at before new records. It never stops polling for long: while inserts are behind it
-//! pauses partitions, so that Kafka keeps this writer in the group and memory stays flat.
+//! pauses partitions, so that Kafka keeps this writer in the group and memory stays flat. A partition stays paused from
+//! its assignment until it is opened.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,9 +12,14 @@ use penstock_service::config::Writer;
 use tokio_util::sync::CancellationToken;
 
 use super::WriterError;
+use super::assignment::Assignment;
 use super::health::KafkaHealth;
+use super::letters::Letters;
 use super::pipe::Pipe;
+use super::posting::Posting;
+use super::store::Store;
 use crate::metrics::Metrics;
+use crate::offsets::Offsets;
 
 /// Records taken from librdkafka at once.
 const POLL_RECORDS_MAX: usize = 2_000;
@@ -42,8 +48,12 @@ pub(super) struct Consume {
     consumer: Consumer,
     topic: Arc<str>,
     pipe: Pipe,
+    assignment: Assignment,
+    posting: Posting,
     health: KafkaHealth,
     metrics: Metrics,
+    covered: Covered,
+    store: Arc<Store>,
     drain_timeout: Duration,
     paused: bool,
     full_since: Option<Instant>,
@@ -52,22 +62,51 @@ pub(super) struct Consume {
     commits_failed: u64,
 }
 
+/// Next offset to be stored of each partition, for whoever works on what is stored.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Covered(Arc<parking_lot::Mutex<Vec<(u16, u64)>>>);
+
+impl Covered {
+    /// As of a second ago at most.
+    pub(super) fn get(&self) -> Vec<(u16, u64)> {
+        self.0.lock().clone()
+    }
+
+    fn set(&self, offsets: &Offsets) {
+        let narrow =
+            |(partition, next): (i32, i64)| Some((u16::try_from(partition).ok()?, u64::try_from(next).ok()?));
+        *self.0.lock() = offsets.stored_below().filter_map(narrow).collect();
+    }
+}
+
+/// What the consumer's thread works with.
+pub(super) struct Parts {
+    pub(super) consumer: Consumer,
+    pub(super) topic: Arc<str>,
+    pub(super) pipe: Pipe,
+    pub(super) assignment: Assignment,
+    pub(super) letters: Letters,
+    pub(super) health: KafkaHealth,
+    pub(super) metrics: Metrics,
+    pub(super) covered: Covered,
+    pub(super) store: Arc<Store>,
+}
+
 impl Consume {
-    pub(super) fn new(
-        consumer: Consumer,
-        topic: Arc<str>,
-        pipe: Pipe,
-        health: KafkaHealth,
-        metrics: Metrics,
-        config: &Writer,
-    ) -> Self {
+    pub(super) fn new(parts: Parts, config: &Writer) -> Self {
+        let Parts { consumer, topic, pipe, assignment, letters, health, metrics, covered, store } = parts;
         let now = Instant::now();
+        let posting = Posting::new(letters, metrics.clone(), store.backoff());
         Self {
             consumer,
             topic,
             pipe,
+            assignment,
+            posting,
             health,
             metrics,
+            covered,
+            store,
             drain_timeout: Duration::from_millis(config.drain_timeout_ms),
             paused: false,
             full_since: None,
@@ -86,9 +125,11 @@ impl Consume {
 
     fn work(&mut self, shutdown: &CancellationToken) -> Result<(), WriterError> {
         while !shutdown.is_cancelled() {
-            self.pipe.reap()?;
             let now = Instant::now();
+            self.settle(now)?;
             self.pipe.dispatch_if_due(now);
+            self.assignment.drive(&self.consumer, now);
+            self.opened()?;
             self.commit(now)?;
             self.observe(now);
             if !self.make_room(now)? {
@@ -100,8 +141,64 @@ impl Consume {
         Ok(())
     }
 
+    /// Takes note of inserts and transactions that ended, and of partitions that were claimed by others.
+    fn settle(&mut self, now: Instant) -> Result<(), WriterError> {
+        self.pipe.reap()?;
+        for (partition, fenced) in self.pipe.take_lost() {
+            self.close(partition, fenced)?;
+        }
+        let topic = Arc::clone(&self.topic);
+        let named = |number| TopicPartition::new(Arc::clone(&topic), number);
+        let posted = self.posting.drive(&mut self.pipe, &self.consumer, named, now);
+        posted.map_err(|error| WriterError::Thread(error.to_string()))
+    }
+
+    /// A partition is given up to be taken over anew: the outcome of an insert is not known, or another writer has
+    /// claimed it (`fenced`). Then it is left alone for a while: if Kafka has moved it, this writer hears of that.
+    fn close(&mut self, partition: i32, fenced: bool) -> Result<(), WriterError> {
+        if fenced {
+            tracing::warn!(partition, "another writer has claimed a partition of this one");
+        }
+        self.metrics.closed();
+        self.give_up(partition);
+        go_on("pause a partition", self.consumer.pause(&[self.partition(partition)]))?;
+        let epoch = self.pipe.offsets.assign(partition);
+        self.assignment.begin_again(partition, epoch, fenced);
+        Ok(())
+    }
+
+    /// Begins to read partitions that were opened.
+    fn opened(&mut self) -> Result<(), WriterError> {
+        while let Some(opened) = self.assignment.next_opened() {
+            let (number, epoch) = (i32::from(opened.closed.partition), opened.closed.epoch);
+            if !self.pipe.offsets.is_current(number, epoch) {
+                continue;
+            }
+            if let Err(error) = self.assignment.place(&self.consumer, &opened) {
+                tracing::warn!(partition = number, "cannot go back to the committed offset yet: {error}");
+                self.assignment.begin_again(number, epoch, false);
+                continue;
+            }
+            if let Some(claim) = opened.claim {
+                self.store.claims.hold(opened.closed.partition, epoch, claim);
+            }
+            self.pipe.offsets.open(number, epoch, opened.closed.floor, opened.already);
+            if !self.paused {
+                go_on("read a partition", self.consumer.resume(&[self.partition(number)]))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn give_up(&self, partition: i32) {
+        if let Ok(partition) = u16::try_from(partition) {
+            self.store.claims.give_up(partition);
+        }
+    }
+
     fn poll_timeout(&self, now: Instant) -> Duration {
-        let timeout = if self.pipe.is_storing() { POLL_TIMEOUT_BUSY } else { POLL_TIMEOUT };
+        let busy = self.pipe.is_storing() || self.posting.is_under_way() || self.assignment.is_opening();
+        let timeout = if busy { POLL_TIMEOUT_BUSY } else { POLL_TIMEOUT };
         match self.pipe.age_left(now) {
             // Due, and waiting for an insert to end.
             Some(left) if left.is_zero() => timeout,
@@ -135,7 +232,7 @@ impl Consume {
             return Ok(());
         }
         let partitions: Vec<_> =
-            self.pipe.offsets.partitions().map(|number| self.partition(number)).collect();
+            self.pipe.offsets.open_partitions().map(|number| self.partition(number)).collect();
         if paused {
             tracing::info!("inserts are behind: reading pauses until there is room");
             go_on("pause partitions", self.consumer.pause(&partitions))?;
@@ -168,10 +265,11 @@ impl Consume {
     fn assigned(&mut self, partitions: &[TopicPartition]) -> Result<(), WriterError> {
         tracing::info!(partitions = partitions.len(), "partitions assigned");
         self.metrics.rebalanced("assigned");
-        partitions.iter().for_each(|partition| self.pipe.offsets.assign(partition.partition));
         go_on("take up partitions", self.consumer.assign_done(partitions))?;
-        if self.paused {
-            go_on("pause partitions", self.consumer.pause(partitions))?;
+        go_on("pause partitions", self.consumer.pause(partitions))?;
+        for partition in partitions {
+            let epoch = self.pipe.offsets.assign(partition.partition);
+            self.assignment.begin(partition.partition, epoch);
         }
         Ok(())
     }
@@ -183,7 +281,7 @@ impl Consume {
         self.metrics.rebalanced("revoked");
         let numbers: Vec<i32> = partitions.iter().map(|partition| partition.partition).collect();
         let deadline = Instant::now() + self.drain_timeout;
-        if !self.pipe.flush(deadline, |pipe| pipe.is_done_with(&numbers))? {
+        if !self.flush(deadline, |pipe| pipe.is_done_with(&numbers))? {
             tracing::warn!(
                 "rows of revoked partitions are not stored in time; their next owner reads them again"
             );
@@ -200,22 +298,35 @@ impl Consume {
         self.metrics.rebalanced("lost");
         self.health.suspect();
         let numbers: Vec<i32> = partitions.iter().map(|partition| partition.partition).collect();
-        let again = self.pipe.discard(&numbers);
         self.forget(&numbers);
-        go_on("give up partitions", self.consumer.revoke_done(partitions))?;
-        if !again.is_empty() {
-            let again: Vec<_> =
-                again.into_iter().map(|(number, offset)| (self.partition(number), offset)).collect();
-            // Not to be shrugged off: offsets must not move past records that were dropped.
-            self.consumer.seek(&again, KAFKA_TIMEOUT)?;
-        }
-        Ok(())
+        go_on("give up partitions", self.consumer.revoke_done(partitions))
     }
 
     fn forget(&mut self, partitions: &[i32]) {
+        self.assignment.forget(partitions);
         for partition in partitions {
             self.pipe.offsets.revoke(*partition);
+            self.give_up(*partition);
             self.metrics.lag_gone(*partition);
+        }
+        self.covered.set(&self.pipe.offsets);
+    }
+
+    /// Sends off what there is and waits until `done` says so, or until the deadline. Returns what `done` says.
+    fn flush(&mut self, deadline: Instant, done: impl Fn(&Pipe) -> bool) -> Result<bool, WriterError> {
+        loop {
+            self.settle(Instant::now())?;
+            if self.pipe.has_slot() {
+                self.pipe.dispatch();
+            }
+            if done(&self.pipe) {
+                return Ok(true);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            self.pipe.wait(left.min(Duration::from_millis(20)))?;
         }
     }
 
@@ -231,7 +342,7 @@ impl Consume {
             self.pipe.offsets.commit_failed();
         }
         let offsets = self.pipe.offsets.committable();
-        if offsets.is_empty() {
+        if offsets.is_empty() || self.posting.is_under_way() {
             return Ok(());
         }
         go_on("commit offsets", self.consumer.commit_async(&self.named(&offsets)))?;
@@ -244,7 +355,8 @@ impl Consume {
         // An earlier commit may still be on its way: what it holds is committed once more.
         self.pipe.offsets.commit_failed();
         let offsets = self.pipe.offsets.committable();
-        if offsets.is_empty() {
+        // A transaction that is under way commits them, or is refused: a commit beside it could hide its offsets.
+        if offsets.is_empty() || self.posting.is_under_way() {
             return;
         }
         match self.consumer.commit_sync(&self.named(&offsets), KAFKA_TIMEOUT) {
@@ -261,6 +373,7 @@ impl Consume {
             return;
         }
         self.observed_at = now;
+        self.covered.set(&self.pipe.offsets);
         self.health.look(&self.consumer, &self.topic);
         for (number, next) in self.pipe.offsets.stored_below() {
             if let Some((_, high)) = self.consumer.cached_watermarks(&self.partition(number)) {
@@ -272,7 +385,7 @@ impl Consume {
     /// Stores what there is, if `store`, commits what is stored, and leaves the group.
     fn drain(&mut self, store: bool) -> Result<(), WriterError> {
         let started = Instant::now();
-        if store && !self.pipe.flush(started + self.drain_timeout * 4 / 5, Pipe::is_idle)? {
+        if store && !self.flush(started + self.drain_timeout * 4 / 5, Pipe::is_idle)? {
             tracing::warn!("not all rows could be stored before the deadline; they will be read again");
         }
         self.commit_sync();
@@ -289,6 +402,8 @@ impl Consume {
                 Polled::Revoked { partitions, .. } => partitions,
                 Polled::Idle | Polled::Records(_) | Polled::Assigned(_) => continue,
             };
+            let numbers: Vec<i32> = revoked.iter().map(|partition| partition.partition).collect();
+            self.forget(&numbers);
             go_on("give up partitions", self.consumer.revoke_done(&revoked))?;
         }
         let counts = self.consumer.commit_counts();

@@ -1,15 +1,24 @@
-//! The role: readings from Kafka become rows in ClickHouse, at least once.
+//! The role: readings from Kafka become rows in ClickHouse, each record once.
 //!
 //! A thread of its own polls Kafka and fills batches; tasks insert them; offsets are committed only up to the first
-//! batch that is not stored. A row that is inserted twice has the same key and becomes one. Memory is bounded by
+//! batch that is not stored. A partition is claimed before its first record is read, and what of it is stored is asked
+//! for; `docs/GUARANTEES.md` has the protocol. Memory is bounded by
 //! `(inserts_inflight_max + 2) * batch_bytes_max + 2 * fetch_bytes_max`: batches under way, the one being filled and
 //! the room its buffers grow into; what librdkafka has fetched, and one poll beyond a full batch.
 
+mod assignment;
 mod condition;
 mod consume;
-mod failures;
+mod durability;
+mod gate;
 mod health;
+mod letters;
+mod opening;
 mod pipe;
+mod posting;
+mod pressure;
+mod refetch;
+mod rollup;
 mod start;
 mod store;
 
@@ -20,19 +29,26 @@ use penstock_kafka::{Consumer, ConsumerSettings, KafkaError, ProvisionError};
 use penstock_proto::topics::{READINGS, STORAGE_FAILURES};
 use penstock_service::Config;
 use penstock_service::admin::Readiness;
+use penstock_service::config::StorageGuarantee;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::Limits;
+use crate::claims::Claims;
 use crate::clickhouse::{Client, ClientError};
+use crate::fence::Fence;
 use crate::insert::Inserter;
 use crate::metrics::Metrics;
 use crate::migrations::MigrateError;
+use crate::rollups::Rollups;
+use assignment::Assignment;
 use condition::Condition;
-use consume::Consume;
-use failures::Failures;
+use consume::{Consume, Covered, Parts};
+use gate::Gate;
 use health::KafkaHealth;
-use pipe::Pipe;
+use letters::Letters;
+use pipe::{Pipe, Source};
+use pressure::Stretch;
 use start::{Latches, client_settings};
 use store::Store;
 
@@ -48,6 +64,9 @@ pub enum WriterError {
     /// The schema cannot be brought up to date.
     #[error(transparent)]
     Schema(#[from] MigrateError),
+    /// ClickHouse does not give the durability that is asked for, or does not say which it gives.
+    #[error("cannot set the durability of inserts: {0}; see clickhouse.fsync_after_insert")]
+    Durability(Box<crate::clickhouse::CallError>),
     /// The topics are not as they must be.
     #[error(transparent)]
     Topics(#[from] ProvisionError),
@@ -96,16 +115,47 @@ async fn run_with(
         return Ok(());
     }
     metrics.clickhouse_up(true);
+    let level = durability::apply(&client, &config.clickhouse).await;
+    metrics.durability(level.map_err(|error| WriterError::Durability(Box::new(error)))?.name());
     // Ends the thread and the inserts when this future is dropped.
     let stop = shutdown.child_token();
     let abort = CancellationToken::new();
     let _guards = (stop.clone().drop_guard(), abort.clone().drop_guard());
     let Latches { kafka, clickhouse, .. } = latches;
     let health = KafkaHealth::new(kafka);
-    let store = store(&config, client, clickhouse, metrics.clone(), abort);
-    let consume = consume(&config, store, health, metrics)?;
+    let store = store(&config, client.clone(), clickhouse, metrics.clone(), abort.clone());
+    let (covered, stretch) = (Covered::default(), Stretch::default());
+    let shared = Shared { covered: covered.clone(), stretch: stretch.clone() };
+    let consume = consume(&config, Arc::clone(&store), health, metrics.clone(), shared)?;
+    beside(&config, client, store, metrics, covered, stretch, &abort);
     tracing::info!(group = config.writer.group, "writer is ready");
     on_thread(move || consume.run(&stop)).await
+}
+
+/// What the consumer's thread shares with the tasks beside it.
+struct Shared {
+    covered: Covered,
+    stretch: Stretch,
+}
+
+/// Starts what goes on beside storing, until `abort`.
+fn beside(
+    config: &Config,
+    client: Client,
+    store: Arc<Store>,
+    metrics: Metrics,
+    covered: Covered,
+    stretch: Stretch,
+    abort: &CancellationToken,
+) {
+    let database = config.clickhouse.database.clone();
+    let soft_max = config.writer.parts_soft_max;
+    tokio::spawn(pressure::watch(client.clone(), database, soft_max, stretch, metrics, abort.clone()));
+    if config.writer.rollups {
+        let rollups = Rollups::new(client, &config.clickhouse);
+        let every = Duration::from_millis(config.writer.rollup_every_ms);
+        tokio::spawn(rollup::keep(store, rollups, covered, every, abort.clone()));
+    }
 }
 
 /// Runs `work` on a thread of its own: polling Kafka blocks.
@@ -130,20 +180,22 @@ fn store(
     metrics: Metrics,
     abort: CancellationToken,
 ) -> Arc<Store> {
-    let prefix = &config.kafka.topic_prefix;
-    let failures = Failures::new(
-        client_settings(config),
-        format!("{prefix}{STORAGE_FAILURES}"),
-        format!("{prefix}{READINGS}"),
-    );
+    let run_id = uuid::Uuid::new_v4().simple().to_string();
+    let owner = format!("{} {} pid {}", config.writer.group, run_id, std::process::id());
+    let exactly_once = config.writer.guarantee == StorageGuarantee::ExactlyOnce;
+    let backoff_ms = (config.writer.backoff_min_ms, config.writer.backoff_max_ms);
     Arc::new(Store {
-        inserter: Inserter::with_client(client, &config.clickhouse),
-        failures,
+        inserter: Inserter::with_client(client.clone(), &config.clickhouse),
+        fence: exactly_once.then(|| Fence::new(client.clone(), &config.clickhouse, owner)),
+        client,
+        database: config.clickhouse.database.clone(),
+        claims: Claims::default(),
+        gate: Gate::new(backoff_ms.0, backoff_ms.1),
         metrics,
         clickhouse,
         condition: Condition::new("inserting into ClickHouse"),
-        backoff_ms: (config.writer.backoff_min_ms, config.writer.backoff_max_ms),
-        run_id: uuid::Uuid::new_v4().simple().to_string(),
+        backoff_ms,
+        run_id,
         abort,
     })
 }
@@ -153,24 +205,41 @@ fn consume(
     store: Arc<Store>,
     health: KafkaHealth,
     metrics: Metrics,
+    shared: Shared,
 ) -> Result<Consume, WriterError> {
     let writer = &config.writer;
-    let topic: Arc<str> = format!("{}{READINGS}", config.kafka.topic_prefix).into();
+    let prefix = &config.kafka.topic_prefix;
+    let topic: Arc<str> = format!("{prefix}{READINGS}").into();
+    let client = client_settings(config);
     let settings = ConsumerSettings {
         group: writer.group.clone(),
         topics: vec![topic.to_string()],
         fetch_bytes_max: writer.fetch_bytes_max,
         session_timeout_ms: writer.session_timeout_ms,
         instance_id: None,
-        read_committed: false,
+        // Also: a committed offset is known only when no transaction is open that may change it.
+        read_committed: true,
     };
-    let consumer = Consumer::subscribe(&client_settings(config), &settings)?;
+    let consumer = Consumer::subscribe(&client, &settings)?;
     let limits = Limits {
         rows_max: writer.batch_rows_max,
         rows_grown_max: writer.batch_rows_max.saturating_mul(GROWTH),
         bytes_max: writer.batch_bytes_max,
         age_max: Duration::from_millis(writer.batch_age_ms_max),
     };
-    let pipe = Pipe::new(limits, writer.inserts_inflight_max, store, metrics.clone(), Handle::current());
-    Ok(Consume::new(consumer, topic, pipe, health, metrics, writer))
+    let letters = Letters::new(
+        client.clone(),
+        format!("{prefix}{STORAGE_FAILURES}"),
+        topic.to_string(),
+        format!("{}-{}", writer.group, store.run_id),
+        store.abort.clone(),
+    );
+    let source = Source { client, topic: Arc::clone(&topic) };
+    let runtime = Handle::current();
+    let inserts_max = writer.inserts_inflight_max;
+    let Shared { covered, stretch } = shared;
+    let pipe = Pipe::new(limits, inserts_max, Arc::clone(&store), source, runtime.clone(), stretch);
+    let assignment = Assignment::new(Arc::clone(&store), runtime, Arc::clone(&topic));
+    let parts = Parts { consumer, topic, pipe, assignment, letters, health, metrics, covered, store };
+    Ok(Consume::new(parts, writer))
 }

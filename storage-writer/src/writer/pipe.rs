@@ -1,43 +1,66 @@
 //! From records to batches under way, on the consumer's thread. Knows nothing of rebalances or of Kafka's client;
 //! waits for nothing unless it is asked to.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use penstock_kafka::{Batch as Records, IncomingRecord};
+use penstock_kafka::{Batch as Records, ClientSettings, IncomingRecord};
 use penstock_proto::{Invalid, Reason};
 use tokio::runtime::Handle;
 
 use super::WriterError;
-use super::store::Store;
+use super::gate::{Abandoned, pause_unless};
+use super::pressure::Stretch;
+use super::refetch::refetch;
+use super::store::{BadRow, Settled, Store};
 use crate::admit::{Record, TIMESTAMP_MS_MAX, admit};
-use crate::batch::{Batch, Limits, Refused};
+use crate::batch::{Batch, Cut, Limits, Refused};
 use crate::metrics::Metrics;
 use crate::native::Row;
-use crate::offsets::{BatchId, Epoch, Offsets};
+use crate::offsets::{BatchId, Epoch, Found, OffsetRange, Offsets, Ripe};
+
+/// Batches whose dead letters wait; more inserts do not begin until some of them are sent.
+const LETTERED_MAX: usize = 8;
 
 /// Says how a batch ended when it is dropped, so that no end, not even a panic, goes unnoticed.
 struct Ending {
     id: BatchId,
     bytes: usize,
-    stored: bool,
+    done: Option<Done>,
     endings: SyncSender<Ended>,
+}
+
+/// A batch that was stored, and what of it was not.
+#[derive(Default)]
+struct Done {
+    letters: Vec<Refused>,
+    lost: Vec<OffsetRange>,
+    fenced: bool,
 }
 
 struct Ended {
     id: BatchId,
     bytes: usize,
-    stored: bool,
+    /// `None` if it was given up.
+    done: Option<Done>,
 }
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        let Self { id, bytes, stored, .. } = *self;
+        let ended = Ended { id: self.id, bytes: self.bytes, done: self.done.take() };
         // There is room for every batch under way; without a receiver nobody waits.
-        let _ = self.endings.try_send(Ended { id, bytes, stored });
+        let _ = self.endings.try_send(ended);
     }
+}
+
+/// Where the records of bad rows are read again.
+#[derive(Clone, Debug)]
+pub(super) struct Source {
+    pub(super) client: ClientSettings,
+    pub(super) topic: Arc<str>,
 }
 
 /// The batch that is being filled, those under way, and the offsets of both.
@@ -45,6 +68,7 @@ pub(super) struct Pipe {
     pub(super) offsets: Offsets,
     batch: Batch,
     store: Arc<Store>,
+    source: Source,
     metrics: Metrics,
     runtime: Handle,
     endings: Receiver<Ended>,
@@ -54,6 +78,12 @@ pub(super) struct Pipe {
     inserts_bytes: usize,
     batches: u64,
     abandoned: bool,
+    /// Dead letters of batches that are stored.
+    letters: BTreeMap<BatchId, Vec<Arc<Refused>>>,
+    /// Partitions to be taken over anew, and whether another writer has claimed them.
+    lost: Vec<(i32, bool)>,
+    limits: Limits,
+    stretch: Stretch,
 }
 
 impl Pipe {
@@ -61,14 +91,17 @@ impl Pipe {
         limits: Limits,
         inserts_max: usize,
         store: Arc<Store>,
-        metrics: Metrics,
+        source: Source,
         runtime: Handle,
+        stretch: Stretch,
     ) -> Self {
+        let metrics = store.metrics.clone();
         let (endings_in, endings) = sync_channel(inserts_max);
         Self {
             offsets: Offsets::default(),
             batch: Batch::new(limits),
             store,
+            source,
             metrics,
             runtime,
             endings,
@@ -78,19 +111,25 @@ impl Pipe {
             inserts_bytes: 0,
             batches: 0,
             abandoned: false,
+            letters: BTreeMap::new(),
+            lost: Vec::new(),
+            limits,
+            stretch,
         }
     }
 
     /// Puts records into the batch, and sends it off whenever it is large enough and an insert may begin.
     pub(super) fn ingest(&mut self, records: &Records<'_>) {
         let now = Instant::now();
+        self.batch.set_limits(self.limits.stretched(self.stretch.get()));
         let mut skipped = 0;
         for record in records {
             match self.offsets.read(record.partition, record.offset) {
-                Some(epoch) => self.add(&record, epoch, now),
-                None => skipped += 1,
+                Found::New(epoch) => self.add(&record, epoch, false, now),
+                Found::Stored(epoch) => self.add(&record, epoch, true, now),
+                Found::Foreign => skipped += 1,
             }
-            if self.batch.is_due(now, self.inserts) && self.inserts < self.inserts_max {
+            if self.batch.is_due(now, self.inserts) && self.has_slot() {
                 self.dispatch();
             }
         }
@@ -100,7 +139,7 @@ impl Pipe {
     }
 
     #[inline]
-    fn add(&mut self, record: &IncomingRecord<'_>, epoch: Epoch, now: Instant) {
+    fn add(&mut self, record: &IncomingRecord<'_>, epoch: Epoch, stored: bool, now: Instant) {
         let payload = if record.is_tombstone { None } else { Some(record.payload) };
         let admitted = admit(&Record { key: record.key, payload });
         let numbers = (u16::try_from(record.partition), u64::try_from(record.offset));
@@ -108,7 +147,11 @@ impl Pipe {
             (Ok((device, reading)), (Ok(kafka_partition), Ok(kafka_offset))) => {
                 let received_at_ms = received_at_ms(record.timestamp_ms);
                 let row = Row { device, reading: &reading, received_at_ms, kafka_partition, kafka_offset };
-                self.batch.push(&row, epoch, now);
+                if stored {
+                    self.batch.push_stored(&row, epoch, now);
+                } else {
+                    self.batch.push(&row, epoch, now);
+                }
             }
             (Err(invalid), _) => self.batch.refuse(refused(record, invalid), epoch, now),
             // Kafka numbers from 0, and the topic's partitions were counted at start.
@@ -125,8 +168,8 @@ impl Pipe {
     }
 
     /// Whether an insert may begin.
-    pub(super) const fn has_slot(&self) -> bool {
-        self.inserts < self.inserts_max
+    pub(super) fn has_slot(&self) -> bool {
+        self.inserts < self.inserts_max && self.letters.len() < LETTERED_MAX
     }
 
     /// Whether an insert is under way.
@@ -135,8 +178,8 @@ impl Pipe {
     }
 
     /// Whether nothing is left to be stored.
-    pub(super) const fn is_idle(&self) -> bool {
-        self.inserts == 0 && self.batch.is_empty()
+    pub(super) fn is_idle(&self) -> bool {
+        self.inserts == 0 && self.batch.is_empty() && self.letters.is_empty()
     }
 
     /// How long until the batch is old enough; `None` if it is empty.
@@ -158,16 +201,17 @@ impl Pipe {
         }
         let bytes = self.batch.bytes();
         let mut cut = self.batch.cut();
-        let id = self.offsets.begin(std::mem::take(&mut cut.ranges));
+        let ranges = std::mem::take(&mut cut.ranges);
+        let id = self.offsets.begin(ranges.clone());
         self.inserts += 1;
         self.inserts_bytes += bytes;
         self.batches += 1;
-        let ending = Ending { id, bytes, stored: false, endings: self.endings_in.clone() };
-        let store = Arc::clone(&self.store).store(cut, self.batches);
+        let ending = Ending { id, bytes, done: None, endings: self.endings_in.clone() };
+        let (store, source, number) = (Arc::clone(&self.store), self.source.clone(), self.batches);
         self.runtime.spawn(async move {
             // Moved in whole: it is dropped when the task ends in whatever way.
             let mut ending = ending;
-            ending.stored = store.await.is_ok();
+            ending.done = settle(store, source, cut, ranges, number).await.ok();
         });
     }
 
@@ -177,7 +221,7 @@ impl Pipe {
     /// [`WriterError::Stopped`] if one ended without being stored.
     pub(super) fn reap(&mut self) -> Result<(), WriterError> {
         while let Ok(ended) = self.endings.try_recv() {
-            self.ended(&ended);
+            self.ended(ended);
         }
         if self.abandoned { Err(WriterError::Stopped) } else { Ok(()) }
     }
@@ -188,71 +232,112 @@ impl Pipe {
     /// [`WriterError::Stopped`] if one ended without being stored.
     pub(super) fn wait(&mut self, timeout: Duration) -> Result<(), WriterError> {
         match self.endings.recv_timeout(timeout) {
-            Ok(ended) => self.ended(&ended),
+            Ok(ended) => self.ended(ended),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
         self.reap()
     }
 
-    fn ended(&mut self, ended: &Ended) {
+    fn ended(&mut self, ended: Ended) {
         self.inserts -= 1;
         self.inserts_bytes -= ended.bytes;
-        if ended.stored {
-            self.offsets.stored(ended.id);
-        } else {
+        let Some(Done { letters, lost, fenced }) = ended.done else {
             self.abandoned = true;
+            return;
+        };
+        for range in lost {
+            // From now on what this assignment has read moves no offset.
+            if self.offsets.is_current(range.partition, range.epoch) {
+                self.offsets.assign(range.partition);
+                self.lost.push((range.partition, fenced));
+            }
+        }
+        self.offsets.stored(ended.id, !letters.is_empty());
+        if !letters.is_empty() {
+            self.letters.insert(ended.id, letters.into_iter().map(Arc::new).collect());
         }
     }
 
-    /// Sends off what there is and waits until `done` says so, or until the deadline. Returns what `done` says.
-    ///
-    /// # Errors
-    /// [`WriterError::Stopped`] if a batch ended without being stored.
-    pub(super) fn flush(
-        &mut self,
-        deadline: Instant,
-        done: impl Fn(&Self) -> bool,
-    ) -> Result<bool, WriterError> {
-        loop {
-            self.reap()?;
-            if self.has_slot() {
-                self.dispatch();
-            }
-            if done(self) {
-                return Ok(true);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(false);
-            }
-            self.wait(left.min(Duration::from_millis(100)))?;
+    /// Partitions that were given up although they are this writer's, as far as Kafka has told it, and whether another
+    /// has claimed them.
+    pub(super) fn take_lost(&mut self) -> Vec<(i32, bool)> {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// The letters of these batches that are this writer's to send.
+    pub(super) fn letters_of(&self, ripe: &Ripe) -> Vec<Arc<Refused>> {
+        let letters = ripe.ids.iter().filter_map(|id| self.letters.get(id)).flatten();
+        letters.filter(|letter| ripe.partitions.contains(&letter.partition)).cloned().collect()
+    }
+
+    /// The letters of these batches are in their topic, and the offsets committed; or, if not `sent`, they are another
+    /// writer's to send.
+    pub(super) fn letters_done(&mut self, ripe: &Ripe, sent: bool) {
+        if sent {
+            self.letters_of(ripe)
+                .iter()
+                .for_each(|letter| self.metrics.storage_failure(letter.invalid.reason));
+            self.offsets.letters_sent(ripe);
+        } else {
+            self.offsets.letters_dropped(ripe);
         }
+        ripe.ids.iter().for_each(|id| drop(self.letters.remove(id)));
     }
 
     /// Whether nothing of these partitions is left to be stored.
     pub(super) fn is_done_with(&self, partitions: &[i32]) -> bool {
-        !self.offsets.in_flight_of(partitions)
-            && !self.batch.ranges().any(|range| partitions.contains(&range.partition))
-    }
-
-    /// Drops the batch if it holds records of these partitions. Returns from where the others are to be read again.
-    pub(super) fn discard(&mut self, partitions: &[i32]) -> Vec<(i32, i64)> {
-        if !self.batch.ranges().any(|range| partitions.contains(&range.partition)) {
-            return Vec::new();
-        }
-        let offsets = &mut self.offsets;
-        let others = self.batch.ranges().filter(|range| !partitions.contains(&range.partition));
-        let again = others
-            .filter(|range| offsets.rewind(range))
-            .map(|range| (range.partition, range.first))
-            .collect();
-        self.batch.clear();
-        again
+        let offsets = &self.offsets;
+        let mut waiting =
+            self.batch.ranges().filter(|range| offsets.is_current(range.partition, range.epoch));
+        !offsets.in_flight_of(partitions) && !waiting.any(|range| partitions.contains(&range.partition))
     }
 
     /// Bytes of rows that are not stored yet.
     pub(super) const fn buffered_bytes(&self) -> usize {
         self.batch.bytes() + self.inserts_bytes
+    }
+}
+
+/// Stores a batch, and finds the records of rows that ClickHouse does not take.
+async fn settle(
+    store: Arc<Store>,
+    source: Source,
+    mut cut: Cut,
+    ranges: Vec<OffsetRange>,
+    number: u64,
+) -> Result<Done, Abandoned> {
+    let Settled { bad, lost, fenced } = Arc::clone(&store).store(&cut, &ranges, number).await?;
+    let mut letters = std::mem::take(&mut cut.refused);
+    drop(cut);
+    if !bad.is_empty() {
+        tracing::warn!(
+            rows = bad.len(),
+            first = bad[0].detail,
+            "ClickHouse does not take rows: they become dead letters"
+        );
+        letters.extend(records_of(&store, &source, bad).await?);
+    }
+    Ok(Done { letters, lost, fenced })
+}
+
+async fn records_of(store: &Store, source: &Source, bad: Vec<BadRow>) -> Result<Vec<Refused>, Abandoned> {
+    let bad = Arc::new(bad);
+    let mut backoff = store.backoff();
+    loop {
+        let (source, rows) = (source.clone(), Arc::clone(&bad));
+        let found = tokio::task::spawn_blocking(move || refetch(&source.client, &source.topic, &rows)).await;
+        match found {
+            Ok(Ok(Some(letters))) => return Ok(letters),
+            Ok(Ok(None)) => {
+                tracing::warn!("the records of bad rows did not come in time; reading them again")
+            }
+            Ok(Err(error)) => tracing::warn!("the records of bad rows cannot be read, trying again: {error}"),
+            Err(panicked) => {
+                tracing::error!("reading the records of bad rows ended without a result: {panicked}");
+                return Err(Abandoned);
+            }
+        }
+        pause_unless(backoff.next(), &store.abort).await?;
     }
 }
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::WriterError;
 use super::condition::Condition;
-use super::store::pause_unless;
+use super::gate::pause_unless;
 use crate::clickhouse::{CallError, Client};
 use crate::migrations::{self, MigrateError, State};
 

@@ -1,0 +1,193 @@
+//! Dead letters as the consumer's thread sees them: when a transaction can begin, and what follows from its end.
+
+use std::time::Instant;
+
+use penstock_kafka::{Consumer, DeliveryError, KafkaError, TopicPartition, TransactionError};
+use penstock_service::backoff::Backoff;
+
+use super::condition::Condition;
+use super::letters::{Job, Letters, Posted};
+use super::pipe::Pipe;
+use crate::metrics::Metrics;
+use crate::offsets::Ripe;
+
+/// How long Kafka may take to say what is committed, while the thread waits.
+const COMMITTED_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Sends the letters of stored batches, one transaction at a time.
+#[derive(Debug)]
+pub(super) struct Posting {
+    letters: Letters,
+    metrics: Metrics,
+    condition: Condition,
+    backoff: Backoff,
+    retry_at: Option<Instant>,
+    under_way: Option<Ripe>,
+    /// A transaction whose end is not known: the committed offsets say, once its producer is replaced.
+    unsure: Option<Ripe>,
+    /// Letters go without their payloads: the topic does not take them.
+    short: bool,
+}
+
+impl Posting {
+    pub(super) fn new(letters: Letters, metrics: Metrics, backoff: Backoff) -> Self {
+        Self {
+            letters,
+            metrics,
+            condition: Condition::new("storing records in the storage-failures topic"),
+            backoff,
+            retry_at: None,
+            under_way: None,
+            unsure: None,
+            short: false,
+        }
+    }
+
+    /// Whether a transaction may change committed offsets: nothing else must commit then.
+    pub(super) const fn is_under_way(&self) -> bool {
+        self.under_way.is_some() || self.unsure.is_some()
+    }
+
+    /// Takes note of a transaction that ended, and begins the next.
+    pub(super) fn drive(
+        &mut self,
+        pipe: &mut Pipe,
+        consumer: &Consumer,
+        named: impl Fn(i32) -> TopicPartition,
+        now: Instant,
+    ) -> Result<(), std::io::Error> {
+        if let Some(ripe) = self.under_way.take() {
+            match self.letters.ended() {
+                None => {
+                    self.under_way = Some(ripe);
+                    return Ok(());
+                }
+                Some(posted) => self.ended(pipe, ripe, posted, now),
+            }
+        }
+        if self.retry_at.is_some_and(|at| now < at) {
+            return Ok(());
+        }
+        if let Some(ripe) = self.unsure.take()
+            && !self.settle(pipe, consumer, &named, ripe, now)?
+        {
+            return Ok(());
+        }
+        self.begin(pipe, consumer, &named)
+    }
+
+    fn begin(
+        &mut self,
+        pipe: &mut Pipe,
+        consumer: &Consumer,
+        named: &impl Fn(i32) -> TopicPartition,
+    ) -> Result<(), std::io::Error> {
+        let Some(ripe) = pipe.offsets.ripe() else { return Ok(()) };
+        let letters = pipe.letters_of(&ripe);
+        if letters.is_empty() {
+            // Their partitions have moved: their next owner reads those records again.
+            pipe.letters_done(&ripe, false);
+            return Ok(());
+        }
+        // An older commit that arrives late must not overwrite what the transaction commits.
+        let (0, Some(member)) = (consumer.commits_in_flight(), consumer.group_metadata()) else {
+            return Ok(());
+        };
+        let next = ripe.next.iter().map(|(number, next)| (named(*number), *next)).collect();
+        self.letters.start()?;
+        self.letters.send(Job::Transact { letters, next, member, short: self.short })?;
+        self.under_way = Some(ripe);
+        Ok(())
+    }
+
+    fn ended(&mut self, pipe: &mut Pipe, ripe: Ripe, posted: Posted, now: Instant) {
+        let error = match posted {
+            Posted::Committed => {
+                pipe.letters_done(&ripe, true);
+                self.condition.worked();
+                self.backoff.reset();
+                self.short = false;
+                return;
+            }
+            Posted::Settled => {
+                // Asked for by `settle`, which goes on with it.
+                self.unsure = Some(ripe);
+                self.retry_at = None;
+                return;
+            }
+            Posted::Failed(error) => error,
+            Posted::Unsure(error) => {
+                self.unsure = Some(ripe);
+                error
+            }
+        };
+        if let TransactionError::Abortable { delivery: Some(DeliveryError::TooLarge), .. } = &error {
+            self.short = true;
+        }
+        self.condition.failed(kind(&error), false, &error);
+        self.metrics.storage_failures_retried();
+        self.retry_at = Some(now + self.backoff.next());
+    }
+
+    /// Finds out how a transaction ended: by replacing its producer, then by the committed offsets. Returns whether
+    /// that is known now.
+    fn settle(
+        &mut self,
+        pipe: &mut Pipe,
+        consumer: &Consumer,
+        named: &impl Fn(i32) -> TopicPartition,
+        ripe: Ripe,
+        now: Instant,
+    ) -> Result<bool, std::io::Error> {
+        if !self.letters.is_settled() {
+            self.letters.start()?;
+            self.letters.send(Job::Settle)?;
+            self.under_way = Some(ripe);
+            return Ok(false);
+        }
+        let ours: Vec<(TopicPartition, i64)> = ripe
+            .next
+            .iter()
+            .filter(|(number, _)| ripe.partitions.contains(number))
+            .map(|(number, next)| (named(*number), *next))
+            .collect();
+        match is_committed(consumer, &ours) {
+            Ok(committed) => {
+                if committed {
+                    pipe.letters_done(&ripe, true);
+                    self.condition.worked();
+                }
+                Ok(true)
+            }
+            Err(error) => {
+                tracing::info!("it is not known yet whether dead letters are committed: {error}");
+                self.unsure = Some(ripe);
+                self.retry_at = Some(now + self.backoff.next());
+                Ok(false)
+            }
+        }
+    }
+}
+
+/// Whether the offsets of a transaction are committed: all of them are, or none.
+fn is_committed(consumer: &Consumer, next: &[(TopicPartition, i64)]) -> Result<bool, KafkaError> {
+    let partitions: Vec<TopicPartition> = next.iter().map(|(partition, _)| partition.clone()).collect();
+    let committed = consumer.committed(&partitions, COMMITTED_TIMEOUT)?;
+    let reached = |(partition, next): &(TopicPartition, i64)| {
+        committed
+            .iter()
+            .any(|(found, offset)| found == partition && offset.is_some_and(|offset| offset >= *next))
+    };
+    Ok(!next.is_empty() && next.iter().any(reached))
+}
+
+const fn kind(error: &TransactionError) -> &'static str {
+    match error {
+        TransactionError::Retry { .. } => "not_ready",
+        TransactionError::Abortable { .. } => "aborted",
+        TransactionError::GroupFenced { .. } => "group_fenced",
+        TransactionError::Fenced { .. } => "fenced",
+        TransactionError::Record(_) => "record",
+        _ => "fatal",
+    }
+}

@@ -1,0 +1,255 @@
+//! What the faults are done to: servers, a gateway, a group of writers, and a proxy in each network between them.
+//!
+//! Devices, the oracle and whoever writes undecodable records go to Kafka and ClickHouse directly.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use parking_lot::Mutex;
+use penstock_devstack::{ClickHouseOptions, KafkaOptions, PortLease, Stack, StackOptions};
+use tokio::runtime::Runtime;
+
+use super::kind::{Link, WRITERS_MAX};
+use super::networks::{NetworkPorts, Networks};
+use super::plan::WRITERS_AT_FIRST;
+use crate::chain::Chain;
+use crate::process::Penstock;
+use crate::wait::until;
+
+const READY: Duration = Duration::from_secs(120);
+
+/// What every process is configured with beside addresses. Deadlines are shorter than the longer faults, so that what
+/// lies behind them happens, too: deliveries that time out, sessions that end, inserts whose outcome is unknown.
+const KEYS: &[(&str, &str)] = &[
+    ("gateway.limits.drain_timeout_ms", "5000"),
+    ("bridge.delivery_timeout_ms", "10000"),
+    ("writer.session_timeout_ms", "6000"),
+    ("writer.drain_timeout_ms", "10000"),
+    ("writer.backoff_max_ms", "2000"),
+    // Parts are not merged while a round lasts: with few of them ClickHouse does not slow inserts down.
+    ("writer.batch_age_ms_max", "250"),
+    ("writer.rollup_every_ms", "2000"),
+    ("clickhouse.insert_timeout_ms", "8000"),
+    ("clickhouse.query_timeout_ms", "8000"),
+];
+
+/// One place for a Penstock process: its name, role, configuration and ports stay the same.
+#[derive(Debug)]
+pub struct Node {
+    /// The process's name.
+    pub name: String,
+    role: &'static str,
+    config: PathBuf,
+    admin: SocketAddr,
+    /// None while it is down on purpose.
+    process: Mutex<Option<Penstock>>,
+}
+
+impl Node {
+    fn new(chain: &Chain, name: &str, role: &'static str, admin: u16, own: &[(String, String)]) -> Self {
+        let admin = SocketAddr::from(([127, 0, 0, 1], admin));
+        let config = chain.config_with(name, admin, own);
+        Self { name: name.to_owned(), role, config, admin, process: Mutex::new(None) }
+    }
+
+    /// Starts it, unless it runs.
+    pub fn start(&self) {
+        let mut process = self.process.lock();
+        if process.as_mut().is_none_or(|process| process.exit_status().is_some()) {
+            *process = Some(Penstock::start(&[self.role], &self.config, self.admin));
+        }
+    }
+
+    /// Something done with the process, if it is not down on purpose; it may have ended by itself.
+    pub fn with<T>(&self, work: impl FnOnce(&mut Penstock) -> T) -> Option<T> {
+        self.process.lock().as_mut().map(work)
+    }
+
+    /// The same, unless somebody else is at it.
+    pub fn try_with<T>(&self, work: impl FnOnce(&mut Penstock) -> T) -> Option<T> {
+        self.process.try_lock()?.as_mut().map(work)
+    }
+
+    /// Takes the process away: from now on it is down on purpose.
+    pub fn take(&self) -> Option<Penstock> {
+        self.process.lock().take()
+    }
+
+    /// What it has logged, over all its lives.
+    pub fn log_tail(&self, lines: usize) -> String {
+        tail(&self.config.with_extension(format!("{}.log", self.role)), lines)
+    }
+}
+
+fn tail(path: &Path, lines: usize) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// The whole of it. Everything ends when it is dropped, or when this process ends.
+#[derive(Debug)]
+pub struct Site {
+    /// The gateway.
+    pub gateway: Node,
+    /// Places for writers; not all are taken.
+    pub writers: Vec<Node>,
+    /// What lies between them.
+    pub networks: Networks,
+    /// Servers, certificates, names.
+    pub chain: Chain,
+    /// What went wrong without a fault that explains it.
+    pub unexpected: Mutex<Vec<String>>,
+    merges_held: AtomicBool,
+    _ports: Vec<PortLease>,
+}
+
+fn keys(keys: &[(&str, String)]) -> Vec<(String, String)> {
+    let fixed = KEYS.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    fixed.chain(keys.iter().map(|(key, value)| ((*key).to_owned(), format!("{value:?}")))).collect()
+}
+
+impl Site {
+    /// Starts everything, files in `folder`, and waits until it is ready.
+    ///
+    /// # Panics
+    /// Where that does not work.
+    pub fn start(runtime: &Runtime, folder: &Path) -> Self {
+        let ports = runtime.block_on(NetworkPorts::bind());
+        let kafka = KafkaOptions {
+            dir: Some(folder.join("kafka")),
+            listeners: ports.listeners(),
+            ..KafkaOptions::default()
+        };
+        let clickhouse =
+            ClickHouseOptions { dir: Some(folder.join("clickhouse")), ..ClickHouseOptions::default() };
+        let stack = Stack::start(&StackOptions { kafka, clickhouse }).unwrap();
+        let networks = {
+            let _guard = runtime.enter();
+            ports.forward(&stack)
+        };
+        let ports: Vec<_> = (0..WRITERS_MAX + 2).map(|_| PortLease::reserve().unwrap()).collect();
+        let mut chain = Chain::in_folder(stack, folder.join("penstock"));
+        chain.mqtt = SocketAddr::from(([127, 0, 0, 1], ports[0].port()));
+        let own = keys(&[("kafka.brokers", networks.of(Link::GatewayKafka, 0).address())]);
+        let gateway = Node::new(&chain, "gateway", "gateway", ports[1].port(), &own);
+        let writers = (0..WRITERS_MAX).map(|index| {
+            let clickhouse = networks.of(Link::WriterClickHouse, index).address();
+            let own = keys(&[
+                ("kafka.brokers", networks.of(Link::WriterKafka, index).address()),
+                ("clickhouse.url", format!("http://{clickhouse}")),
+            ]);
+            Node::new(&chain, &format!("writer-{index}"), "writer", ports[index + 2].port(), &own)
+        });
+        let site = Self {
+            writers: writers.collect(),
+            gateway,
+            networks,
+            chain,
+            unexpected: Mutex::new(Vec::new()),
+            merges_held: AtomicBool::new(false),
+            _ports: ports,
+        };
+        site.gateway.start();
+        site.writers.iter().take(WRITERS_AT_FIRST).for_each(Node::start);
+        site.wait_ready();
+        site
+    }
+
+    /// Every place for a Penstock process.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        std::iter::once(&self.gateway).chain(&self.writers)
+    }
+
+    /// Notes what no fault explains.
+    pub fn did_not_expect(&self, what: String) {
+        self.unexpected.lock().push(what);
+    }
+
+    /// Ends whatever is left of faults, notes which processes have ended by themselves and starts them again; waits
+    /// until all are ready.
+    ///
+    /// # Panics
+    /// Where they do not become ready.
+    pub fn heal(&self) {
+        self.networks.heal();
+        for node in self.nodes() {
+            let ended = node.with(|process| {
+                process.signal_if_alive(Signal::SIGCONT);
+                process.exit_status()
+            });
+            if let Some(Some(status)) = ended {
+                self.did_not_expect(format!("{} ended by itself: {status}", node.name));
+                node.start();
+            }
+        }
+        self.wait_ready();
+    }
+
+    fn wait_ready(&self) {
+        for node in self.nodes() {
+            until(&format!("{} to be ready", node.name), READY, || {
+                let ended = node.with(Penstock::exit_status).flatten();
+                assert!(ended.is_none(), "{} ended with {ended:?}:\n{}", node.name, node.log_tail(20));
+                node.with(|process| process.is_ready()).unwrap_or(true)
+            });
+        }
+    }
+
+    /// Whether no writer holds rows that are not stored.
+    pub fn is_quiet(&self) -> bool {
+        self.writers.iter().all(|writer| {
+            let held = writer.with(|process| process.metric("penstock_writer_buffered_bytes", ""));
+            held.unwrap_or(0.0) == 0.0
+        })
+    }
+
+    /// While merges are held, no row vanishes because another one has the same key: each insert can be seen.
+    ///
+    /// # Panics
+    /// Where ClickHouse does not do it, or does not catch up with merging afterwards.
+    pub fn hold_merges(&self, hold: bool) {
+        self.merges_held.store(hold, Ordering::Relaxed);
+        self.say_merges(if hold { "STOP" } else { "START" }).unwrap();
+        if hold {
+            return;
+        }
+        let parts = format!(
+            "SELECT max(parts) FROM (SELECT count() AS parts FROM system.parts WHERE active AND database = '{}' \
+             AND table = 'readings' GROUP BY partition_id)",
+            self.chain.database
+        );
+        until("ClickHouse to have merged parts", READY, || {
+            let count = self.chain.stack.clickhouse.query(&parts).unwrap();
+            count.trim().parse::<u64>().unwrap() < 200
+        });
+    }
+
+    /// Tells a ClickHouse that was started anew that merges are held; one that is away again will be told later.
+    pub fn remind_of_merges(&self) {
+        if self.merges_held.load(Ordering::Relaxed) {
+            let _ = self.say_merges("STOP");
+        }
+    }
+
+    fn say_merges(&self, word: &str) -> Result<String, String> {
+        let statement = format!("SYSTEM {word} MERGES {}.readings", self.chain.database);
+        self.chain.stack.clickhouse.query(&statement)
+    }
+
+    /// The ends of all logs.
+    pub fn log_tails(&self, lines: usize) -> String {
+        let mut text = String::new();
+        let nodes = self.nodes().map(|node| (node.name.as_str(), node.log_tail(lines)));
+        let kafka = ("kafka", self.chain.stack.kafka.log_tail(lines));
+        let clickhouse = ("clickhouse", self.chain.stack.clickhouse.log_tail(lines));
+        for (name, tail) in nodes.chain([kafka, clickhouse]) {
+            text += &format!("--- the end of the log of {name}\n{tail}\n");
+        }
+        text
+    }
+}
