@@ -74,6 +74,9 @@ client_ca_file = "certs/ca.pem"
 brokers = "$kafka"
 [clickhouse]
 url = "$clickhouse"
+[writer]
+# Not to be waited for in a demonstration; the default is a minute.
+rollup_every_ms = 1000
 [telemetry]
 admin_listen = "127.0.0.1:$admin_port"
 TOML
@@ -101,6 +104,16 @@ say "replaying three weather stations and running $devices virtual devices for $
 
 say "the stations' days in ClickHouse: minimum, mean and maximum temperature"
 curl -fsS "$clickhouse/" --data-binary @deploy/sql/examples/daily_by_station.sql
+
+say "the same days from the rollup by hour, which count each reading once; the two must agree"
+sleep 3
+curl -fsS "$clickhouse/" --data-binary @deploy/sql/examples/rollup_by_station.sql
+
+say "dead letters: what devices sent that is no valid reading, and what could not be stored"
+"$penstock" dlq list --config "$root/penstock.toml" --limit 5
+
+say "audit: every Kafka offset is one row or one dead letter"
+"$penstock" audit --config "$root/penstock.toml"
 grep '^verdict:' "$root/verdict"
 
 if [ -n "$keep" ]; then
@@ -120,6 +133,10 @@ Watch the records:
 Query the rows:
   clickhouse client --port $native_port --query "SELECT * FROM penstock.latest LIMIT 5"
   curl '$clickhouse/' --data 'SELECT * FROM penstock.latest LIMIT 5 FORMAT PrettyCompact'
+Rollups, dead letters, and the proof that nothing is missing:
+  curl '$clickhouse/' --data 'SELECT * FROM penstock.by_minute ORDER BY minute DESC LIMIT 5 FORMAT PrettyCompact'
+  $penstock dlq list --config $root/penstock.toml
+  $penstock audit --config $root/penstock.toml
 Metrics and readiness:
   curl http://127.0.0.1:$admin_port/metrics
 TEXT

@@ -57,24 +57,27 @@ pub(crate) struct Generator {
     battery: f32,
 }
 
-/// A value that wanders around its mean.
+/// A value that wanders around its mean, and is told as precisely as sensors do.
 #[derive(Debug)]
 struct Drift {
     value: f32,
     mean: f32,
     step: f32,
+    /// Values told for a difference of 1.
+    per_unit: f32,
 }
 
 impl Drift {
-    fn new(rng: &mut fastrand::Rng, mean: f32, spread: f32, step: f32) -> Self {
+    fn new(rng: &mut fastrand::Rng, mean: f32, spread: f32, step: f32, per_unit: f32) -> Self {
         let mean = mean + spread * (2.0 * rng.f32() - 1.0);
-        Self { value: mean, mean, step }
+        Self { value: mean, mean, step, per_unit }
     }
 
     /// The next value, now and then missing.
     fn measure(&mut self, rng: &mut fastrand::Rng) -> Option<f32> {
         self.value += self.step * (2.0 * rng.f32() - 1.0) + 0.01 * (self.mean - self.value);
-        (rng.u32(..MISSING_ONE_IN) != 0).then_some(self.value)
+        let told = (self.value * self.per_unit).round() / self.per_unit;
+        (rng.u32(..MISSING_ONE_IN) != 0).then_some(told)
     }
 }
 
@@ -95,11 +98,11 @@ impl Generator {
             late_fraction: 0.0,
             next_sequence: first_sequence,
             last_ms: i64::MIN,
-            temperature: Drift::new(&mut rng, 19.0, 8.0, 0.1),
-            humidity: Drift::new(&mut rng, 50.0, 20.0, 0.3),
-            pressure: Drift::new(&mut rng, 1013.0, 12.0, 0.05),
-            signal: Drift::new(&mut rng, -70.0, 15.0, 0.5),
-            co2: Drift::new(&mut rng, 600.0, 150.0, 2.0),
+            temperature: Drift::new(&mut rng, 19.0, 8.0, 0.1, 100.0),
+            humidity: Drift::new(&mut rng, 50.0, 20.0, 0.3, 10.0),
+            pressure: Drift::new(&mut rng, 1013.0, 12.0, 0.05, 10.0),
+            signal: Drift::new(&mut rng, -70.0, 15.0, 0.5, 1.0),
+            co2: Drift::new(&mut rng, 600.0, 150.0, 2.0, 1.0),
             battery: 60.0 + 40.0 * rng.f32(),
             rng,
         }
