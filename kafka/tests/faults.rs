@@ -12,8 +12,8 @@ use common::*;
 use parking_lot::{Mutex, MutexGuard};
 use penstock_devstack::Kafka;
 use penstock_kafka::{
-    Consumer, DeliveryError, Polled, Producer, ProducerSettings, ScanFrom, Scanner, TopicPartition,
-    TransactionError, TransactionSettings, TransactionalProducer,
+    Consumer, ConsumerSettings, DeliveryError, Polled, Producer, ProducerSettings, ScanFrom, Scanner,
+    TopicPartition, TransactionError, TransactionSettings, TransactionalProducer,
 };
 
 /// One fault at a time.
@@ -438,4 +438,45 @@ fn transactions_are_stored_once_across_kill_9_of_kafka() {
         .flat_map(|round| (0..Worker::RECORDS).map(move |number| format!("{round}-{number}")))
         .collect();
     assert_eq!(committed_payloads(&worker.output), expected, "{:#?}", worker.met);
+}
+
+/// After a pause this long Kafka's controller has fenced the broker, which then may name no brokers at all; see
+/// `tests/fenced` for that case by itself.
+#[test]
+fn every_client_goes_on_after_pauses_that_fence_the_broker() {
+    const ROUNDS: u32 = 2;
+    const PARTITIONS: i32 = 48;
+    let kafka = kafka();
+    let name = topic("fenced", PARTITIONS);
+    let producer = Producer::new(
+        &client(),
+        &ProducerSettings { delivery_timeout_ms: 60_000, ..ProducerSettings::default() },
+    )
+    .unwrap();
+    let mut transactions = transactional(&unique("id"));
+    let settings = ConsumerSettings { session_timeout_ms: 45_000, ..group_settings(&unique("group"), &name) };
+    let mut member = Member::with(Consumer::subscribe(&client(), &settings).unwrap());
+    let mut expected = 0;
+    for round in 0..=ROUNDS {
+        if round > 0 {
+            let topic = producer.topic(&name).unwrap();
+            let under_way: Vec<_> =
+                (0..PARTITIONS).map(|partition| send(&producer, record(&topic, partition, b"x"))).collect();
+            kafka.pause().unwrap();
+            std::thread::sleep(Duration::from_secs(5));
+            kafka.resume().unwrap();
+            under_way.into_iter().for_each(|receipt| resolve(receipt).unwrap());
+            expected += PARTITIONS as usize;
+        }
+        let begin = Instant::now();
+        fill(&producer, &name, PARTITIONS, round, 1);
+        let mut transaction = transactions.begin().unwrap();
+        transaction.send(&plain(&name, "transaction")).unwrap();
+        transaction.commit(PATIENCE).unwrap();
+        expected += PARTITIONS as usize + 1;
+        member.until("all records are there", |member| member.seen.len() >= expected);
+        assert!(begin.elapsed() < Duration::from_secs(20), "round {round} took {:?}", begin.elapsed());
+    }
+    assert_eq!(member.seen.len(), expected);
+    assert_eq!(producer.generation(), 1);
 }

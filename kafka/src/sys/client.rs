@@ -10,11 +10,16 @@ use rdkafka_sys as rd;
 use rdkafka_sys::types::RDKafkaType as Type;
 
 use super::conf::Conf;
+use super::lifeline::Lifeline;
 use super::{Code, timeout_ms};
 use crate::KafkaError;
 
 /// An owned client. Destroying it waits for librdkafka's threads, so the last owner should not be an async task.
-pub(crate) struct Client(NonNull<rd::rd_kafka_t>);
+pub(crate) struct Client {
+    client: NonNull<rd::rd_kafka_t>,
+    /// Behind a callback's opaque pointer, so it is freed after librdkafka's client.
+    lifeline: Lifeline,
+}
 
 // SAFETY: librdkafka's handle is made to be used from any thread, several at a time.
 unsafe impl Send for Client {}
@@ -25,10 +30,11 @@ impl Client {
     /// Starts a client; no connection is waited for.
     pub(super) fn new(kind: Type, conf: Conf) -> Result<Self, KafkaError> {
         let mut why = [0 as c_char; 512];
+        let lifeline = Lifeline::new(&conf)?;
         let conf = conf.into_raw();
         // SAFETY: `conf` is owned by this call, `why` is as long as it says.
         let client = unsafe { rd::rd_kafka_new(kind, conf, why.as_mut_ptr(), why.len()) };
-        NonNull::new(client).map(Self).ok_or_else(|| {
+        let client = NonNull::new(client).ok_or_else(|| {
             // SAFETY: after a failure the configuration is still ours.
             unsafe { rd::rd_kafka_conf_destroy(conf) };
             KafkaError::Config {
@@ -37,11 +43,14 @@ impl Client {
                 // SAFETY: librdkafka terminates what it writes, and the buffer began as zeros.
                 why: unsafe { super::text(why.as_ptr()) },
             }
-        })
+        })?;
+        let mut client = Self { client, lifeline };
+        client.lifeline.start(client.client)?;
+        Ok(client)
     }
 
     pub(super) const fn as_ptr(&self) -> *mut rd::rd_kafka_t {
-        self.0.as_ptr()
+        self.client.as_ptr()
     }
 
     /// The error after which this client is of no use any more.
@@ -129,7 +138,8 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        // SAFETY: the last use; queues and topics hold an Arc of the client, so they are gone.
+        self.lifeline.end();
+        // SAFETY: the last use; the lifeline's thread has ended; queues and topics hold an Arc of the client, so they are gone.
         unsafe { rd::rd_kafka_destroy(self.as_ptr()) };
     }
 }

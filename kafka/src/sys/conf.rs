@@ -1,7 +1,7 @@
 //! A client's configuration while it is being built, and librdkafka's log lines.
 #![allow(unsafe_code, reason = "librdkafka's configuration is a C object")]
 
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 
 use rdkafka_sys as rd;
 use rdkafka_sys::types::RDKafkaConfRes as ConfRes;
@@ -40,6 +40,23 @@ impl Conf {
         }
         // SAFETY: librdkafka terminates what it writes, and the buffer began as zeros.
         Err(refused(unsafe { super::text(why.as_ptr()) }))
+    }
+
+    /// A property as it is set; empty if it is not.
+    pub(super) fn get(&self, name: &CStr) -> CString {
+        let mut size = 0;
+        // SAFETY: a terminated name; without a buffer librdkafka says how large one must be.
+        let read = |buffer: *mut c_char, size: &mut usize| unsafe {
+            rd::rd_kafka_conf_get(self.0, name.as_ptr(), buffer, size) == ConfRes::RD_KAFKA_CONF_OK
+        };
+        if !read(std::ptr::null_mut(), &mut size) {
+            return CString::default();
+        }
+        let mut value = vec![0_u8; size];
+        if !read(value.as_mut_ptr().cast(), &mut size) {
+            return CString::default();
+        }
+        CStr::from_bytes_until_nul(&value).map(CStr::to_owned).unwrap_or_default()
     }
 
     /// The configuration for calls that set callbacks.

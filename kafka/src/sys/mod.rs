@@ -7,6 +7,7 @@ mod client;
 mod conf;
 mod error;
 mod group;
+mod lifeline;
 mod list;
 mod message;
 mod producer;
