@@ -44,6 +44,11 @@ pub(crate) enum Command {
     Certs(penstock_certs::cli::Command),
     /// Create or update the ClickHouse schema
     Migrate(commands::migrate::Migrate),
+    /// Look at dead letters, publish them again, or discard them
+    #[command(subcommand)]
+    Dlq(commands::dlq::Command),
+    /// Prove that every record of the readings topic is exactly one row or one dead letter
+    Audit(commands::audit::AuditArgs),
     /// Start, stop and look at a Kafka and a ClickHouse for development
     #[command(subcommand)]
     Dev(commands::dev::Command),
@@ -66,6 +71,8 @@ impl Command {
             Self::Config(command) => command.run(common),
             Self::Certs(command) => command.run(),
             Self::Migrate(command) => command.run(common),
+            Self::Dlq(command) => command.run(common),
+            Self::Audit(command) => command.run(common),
             Self::Dev(command) => command.run(),
             Self::Loadgen(command) => runtime()?.block_on(async {
                 let signals = shutdown::signals().context("cannot take over signals")?;

@@ -1,11 +1,13 @@
 //! What commands have in common: where the configuration comes from, which roles there are, the runtime.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use penstock_service::Config;
 use penstock_service::config::{self, Loaded};
+use serde::Serialize;
 
 /// Where the configuration comes from: defaults <- file <- PENSTOCK_SECTION__KEY <- flags.
 #[derive(Args, Debug)]
@@ -44,4 +46,26 @@ pub(crate) enum Role {
 /// The runtime that a command's I/O runs on.
 pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")
+}
+
+/// Writes a result to standard output: as one line of JSON, or as `for_people` does. A reader that has gone, such as
+/// `head`, is no error.
+pub(crate) fn print(
+    json: bool,
+    result: &impl Serialize,
+    for_people: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> anyhow::Result<()> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let written = if json {
+        let line = serde_json::to_string(result)?;
+        writeln!(out, "{line}")
+    } else {
+        for_people(&mut out)
+    };
+    match written.and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("standard output cannot be written to")
+        }
+        _ => Ok(()),
+    }
 }

@@ -10,6 +10,16 @@ pub const READINGS: &str = "iot.events.sensor-readings";
 pub const READINGS_DLQ: &str = "iot.events.sensor-readings.dlq";
 /// Records that storage refused.
 pub const STORAGE_FAILURES: &str = "iot.events.storage-failures";
+/// What operators have done with dead letters: a mark for each letter that was replayed or discarded. A letter without
+/// a mark is open.
+///
+/// The key is `{topic}/{partition}/{offset}` of the letter as text, the topic without the configured prefix, for example
+/// `iot.events.storage-failures/3/17`. The value is a JSON object: `action` is `replayed` or `discarded`, `at` is when
+/// (RFC 3339), `records` says how many records a replay published and `partition` to which partition of the readings
+/// topic. Marks have no headers. A mark without a value (a tombstone) opens the letter again.
+///
+/// A replay writes its records and their marks in one transaction: read this topic with `read_committed`.
+pub const DEAD_LETTERS_HANDLED: &str = "penstock.dead-letters-handled";
 
 /// Header names of dead letters, in both dead-letter topics.
 pub mod header {
@@ -29,6 +39,9 @@ pub mod header {
     pub const SOURCE_PARTITION: &str = "penstock-source-partition";
     /// The offset a refused record came from, decimal.
     pub const SOURCE_OFFSET: &str = "penstock-source-offset";
+    /// On a record that `penstock dlq replay` published: the dead letter it comes from, as `readings/3/17` or
+    /// `storage/3/17`.
+    pub const REPLAYED_FROM: &str = "penstock-replayed-from";
 }
 
 /// What a Kafka topic must look like; created so where it is missing, checked where it is there.
@@ -38,29 +51,52 @@ pub struct TopicContract {
     pub name: &'static str,
     /// Exact number of partitions.
     pub partitions: u16,
-    /// How long records are kept, in days.
-    pub retention_days: u16,
+    /// What becomes of old records.
+    pub cleanup: Cleanup,
     /// Largest record in bytes, as Kafka counts a record batch (`max.message.bytes`).
     pub record_bytes_max: u32,
+}
+
+/// What becomes of old records (`cleanup.policy`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cleanup {
+    /// They are deleted.
+    Delete {
+        /// How long they are kept when the topic is created, in days; its operator's to change afterwards.
+        retention_days: u16,
+    },
+    /// The last record of each key is kept.
+    Compact,
 }
 
 /// Room for the largest MQTT packet and the headers of a dead letter.
 const DEAD_LETTER_BYTES_MAX: u32 = 4 * 1024 * 1024;
 
-/// The topics that the gateway and the writer use.
+/// The topics that the gateway, the writer and `penstock dlq` use.
 pub const CONTRACTS: &[TopicContract] = &[
-    TopicContract { name: READINGS, partitions: 48, retention_days: 7, record_bytes_max: 1024 * 1024 },
+    TopicContract {
+        name: READINGS,
+        partitions: 48,
+        cleanup: Cleanup::Delete { retention_days: 7 },
+        record_bytes_max: 1024 * 1024,
+    },
     TopicContract {
         name: READINGS_DLQ,
         partitions: 6,
-        retention_days: 30,
+        cleanup: Cleanup::Delete { retention_days: 30 },
         record_bytes_max: DEAD_LETTER_BYTES_MAX,
     },
     TopicContract {
         name: STORAGE_FAILURES,
         partitions: 6,
-        retention_days: 30,
+        cleanup: Cleanup::Delete { retention_days: 30 },
         record_bytes_max: DEAD_LETTER_BYTES_MAX,
+    },
+    TopicContract {
+        name: DEAD_LETTERS_HANDLED,
+        partitions: 6,
+        cleanup: Cleanup::Compact,
+        record_bytes_max: 1024 * 1024,
     },
 ];
 

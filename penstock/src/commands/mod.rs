@@ -1,6 +1,8 @@
 //! What each command does.
 
+pub(crate) mod audit;
 pub(crate) mod config;
 pub(crate) mod dev;
+pub(crate) mod dlq;
 pub(crate) mod migrate;
 pub(crate) mod run;

@@ -1,0 +1,19 @@
+//! What an operator does with what is stored: looks at dead letters, publishes them again or discards them, and proves
+//! that every offset of the readings topic became a row or a dead letter.
+//!
+//! Never deletes a record or a row. What may be decided without asking anybody is decided by pure code ([`dlq`]: which
+//! letter is meant, what has been done with it, whether it is valid now; [`audit`]: what may stand at an offset); the
+//! rest asks Kafka and ClickHouse. Calls block: make them outside of an async context.
+
+pub mod audit;
+mod cluster;
+pub mod dlq;
+mod error;
+mod progress;
+mod text;
+mod time;
+
+pub use cluster::Cluster;
+pub use error::OperatorError;
+pub use progress::Progress;
+pub use time::{Moment, rfc3339};
