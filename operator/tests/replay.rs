@@ -361,6 +361,53 @@ async fn a_replay_that_is_interrupted_changes_nothing_and_cleans_up() {
     bench.writer.stop().await.unwrap();
 }
 
+/// Has Kafka forget the records of every partition below what its middle is.
+fn forget_half(config: &Config, ranges: &[(u64, u64)]) -> Vec<u64> {
+    let kafka = format!("/proc/{}", stack().kafka.pid().expect("the devstack's own Kafka"));
+    let command = std::fs::read_to_string(format!("{kafka}/cmdline")).unwrap();
+    let classes = command.split('\0').skip_while(|arg| *arg != "-cp").nth(1).unwrap();
+    let lows: Vec<u64> = ranges.iter().map(|(_, to)| to / 2).collect();
+    let topic = format!("{}{}", config.kafka.topic_prefix, penstock_proto::topics::READINGS);
+    let partitions: Vec<_> = lows
+        .iter()
+        .enumerate()
+        .map(|(partition, low)| serde_json::json!({"topic": topic, "partition": partition, "offset": low}))
+        .collect();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("offsets.json");
+    std::fs::write(&file, serde_json::json!({"partitions": partitions, "version": 1}).to_string()).unwrap();
+    let brokers = stack().kafka.brokers();
+    let deleted = std::process::Command::new(format!("{kafka}/exe"))
+        .args(["-cp", classes, "org.apache.kafka.tools.DeleteRecordsCommand", "--bootstrap-server", &brokers])
+        .arg("--offset-json-file")
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert!(deleted.status.success(), "{deleted:?}");
+    lows
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_kafka_does_not_hold_any_more_are_kept() {
+    let mut bench = Bench::new().await;
+    bench.readings(0, 40).await;
+    let before = bench.content("1").await;
+    let all = bench.plan(Replay::default()).await.unwrap();
+    let forgotten: u64 = forget_half(&bench.config, &all.ranges).iter().sum();
+    assert!(forgotten > 1_000);
+    until("Kafka has forgotten", || async {
+        bench.plan(Replay::default()).await.is_ok_and(|plan| plan.offsets == 2_400 - forgotten)
+    })
+    .await;
+    let outcome = bench.replay(since(Moment { ms: 0 })).await.unwrap();
+    assert_eq!((outcome.not_in_kafka, outcome.rows_kept), (forgotten, forgotten));
+    assert_eq!(outcome.records, 2_400 - forgotten);
+    assert_eq!(bench.content("1").await, before);
+    bench.is_clean().await;
+    bench.agrees().await;
+    bench.writer.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_replays_at_once_are_not_made() {
     let mut bench = Bench::new().await;

@@ -231,6 +231,8 @@ impl Replay {
             );
             server.runtime.block_on(server.end(&format!("penstock-replay-{}-", left.id)));
             server.drop_tables(&left.id)?;
+            // Only now: without its shadow it can exchange nothing any more.
+            Hold::end_of(server, &config.clickhouse, &left.id)?;
             outcome.dropped_left_over += 1;
         }
         if let Ok(mark) = server.marked()? {
@@ -239,6 +241,7 @@ impl Replay {
                 mark.id
             );
             server.runtime.block_on(server.end(&format!("penstock-replay-{}-", mark.id)));
+            Hold::end_of(server, &config.clickhouse, &mark.id)?;
             let hold = Hold::take(server, &config.clickhouse, &mark.ranges)?;
             let mut held_s = 0.0;
             finish(config, server, &mark, hold, &mut held_s, observer)?;

@@ -46,7 +46,7 @@ impl Hold {
     /// Holds writers up and fences off whatever they have sent.
     pub(super) fn take(server: &Server, config: &ClickHouse, ranges: &Ranges) -> Result<Self, ReplayError> {
         let fence = Fence::new(server.client.clone(), config, format!("penstock replay {}", server.id));
-        let name = format!("replay-{}", server.id);
+        let name = Self::name(&server.id);
         let partitions: Vec<u16> =
             (0..ranges.0.len()).filter_map(|index| u16::try_from(index).ok()).collect();
         let began = Instant::now();
@@ -71,6 +71,17 @@ impl Hold {
                 }
             }
         }
+    }
+
+    /// Ends the hold of a replay that is over.
+    pub(super) fn end_of(server: &Server, config: &ClickHouse, id: &str) -> Result<(), ReplayError> {
+        let fence = Fence::new(server.client.clone(), config, format!("penstock replay {}", server.id));
+        let ended = server.runtime.block_on(fence.set_hold(&Self::name(id), 0));
+        ended.map_err(Server::failed("end the hold of an interrupted replay"))
+    }
+
+    fn name(id: &str) -> String {
+        format!("replay-{id}")
     }
 
     /// Whether writers have been held up without a break until now, and will be for a while.
