@@ -127,7 +127,7 @@ impl Inquiry {
         loop {
             match question(&self.consumer) {
                 Ok(answer) => return Ok(answer),
-                Err(cause) if is_unknown_topic(&cause) => {
+                Err(cause) if is_unknown_topic(&cause) || is_unknown_partition(&cause) => {
                     return Err(OperatorError::NoTopic(self.topic.clone()));
                 }
                 Err(cause) if !cause.is_transient() || began.elapsed() >= ANSWER => {
@@ -187,4 +187,9 @@ impl Inquiry {
 fn is_unknown_topic(error: &KafkaError) -> bool {
     let names = ["_UNKNOWN_TOPIC", "UNKNOWN_TOPIC_OR_PARTITION", "UNKNOWN_TOPIC_OR_PART"];
     matches!(error, KafkaError::Client { code, .. } if names.contains(&code.as_str()))
+}
+
+/// How librdkafka calls a topic that is not there when it is asked about one of its partitions.
+fn is_unknown_partition(error: &KafkaError) -> bool {
+    matches!(error, KafkaError::Client { code, .. } if code == "_UNKNOWN_PARTITION")
 }

@@ -228,30 +228,25 @@ impl Run {
             lane.next = Some(Window::new(range.clone(), &lane.letters));
             asked.push((lane.partition, range));
         }
-        let (lanes, mut doubled) = (&mut self.lanes, Vec::new());
-        self.rows.words(&asked, |word| {
+        let lanes = &mut self.lanes;
+        let doubled = self.rows.words(&asked, |word| {
             let lane = lanes.get_mut(word.partition as usize);
-            let Some(window) = lane.and_then(|lane| lane.next.as_mut()) else { return };
-            window.rows_mut().set_word(word.number, word.bits);
-            window.row_count += word.rows;
-            if word.rows > u64::from(word.bits.count_ones()) {
-                doubled.push((word.partition, word.number));
+            if let Some(window) = lane.and_then(|lane| lane.next.as_mut()) {
+                window.rows_at(word.number, word.bits);
             }
         })?;
-        doubled.sort_unstable();
-        for words in doubled.chunk_by(|(one, _), (other, _)| one == other) {
-            self.doubled_rows(words)?;
-        }
-        Ok(())
+        doubled.iter().try_for_each(|(partition, chunks)| self.doubled_rows(*partition, chunks))
     }
 
-    /// `words` of one partition: their offsets are looked at one by one.
-    fn doubled_rows(&mut self, words: &[(u32, u64)]) -> Result<(), OperatorError> {
-        let Some((partition, _)) = words.first().copied() else { return Ok(()) };
-        let numbers: Vec<_> = words.iter().map(|(_, number)| *number).collect();
-        let (report, range) = (&mut self.report, self.lanes.get(partition as usize).map(|lane| &lane.range));
-        self.rows.doubled(partition, &numbers, |row| {
-            if range.is_some_and(|range| range.contains(&row.offset)) {
+    /// Looks at chunks that have more rows than offsets.
+    fn doubled_rows(&mut self, partition: u32, chunks: &[u64]) -> Result<(), OperatorError> {
+        let Some(window) = self.lanes.get_mut(partition as usize).and_then(|lane| lane.next.as_mut()) else {
+            return Ok(());
+        };
+        let report = &mut self.report;
+        self.rows.doubled(partition, chunks, |row| {
+            if window.range().contains(&row.offset) {
+                window.more_rows(row.count.saturating_sub(1));
                 let detail = format!("{} rows", row.count);
                 let breach = Breach::new(Kind::DoubledRow, partition, row.offset, detail);
                 report.breach(breach.of_device(&row.device));

@@ -1,19 +1,27 @@
-//! Asks ClickHouse which offsets have rows. Answers are small and bounded: a word of 64 offsets is one line.
+//! Asks ClickHouse which offsets have rows, mostly out of the projection `by_offset` of the table: bitmaps of 4,096
+//! offsets, so that asking costs milliseconds however large the table is. Answers are bounded.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::time::Duration;
 
 use penstock_service::config::ClickHouse;
 use penstock_storage_writer::clickhouse::{Class, Client};
+use penstock_storage_writer::stored::CHUNK;
 use tokio::runtime::Handle;
 
 use crate::OperatorError;
 
-/// Offsets of one question: 32,768 lines of at most about 66 bytes, of the 4 MiB that an answer may have.
-pub(super) const OFFSETS_MAX: u64 = 1 << 21;
-/// Words of one question about doubled rows: 32,000 lines of at most about 80 bytes.
-const WORDS_MAX: usize = 500;
+/// Offsets of one question: 4,096 chunks and two more a partition, each a line of at most about 60 bytes, of the 4 MiB
+/// that an answer may have.
+pub(super) const OFFSETS_MAX: u64 = 1 << 24;
+/// Chunks with holes of one question: 32,000 lines of at most about 50 bytes.
+const HOLED_MAX: usize = 500;
+/// Chunks with doubled rows of one question: 49,152 lines of at most about 80 bytes.
+const DOUBLED_MAX: usize = 12;
+/// Words of 64 offsets in a chunk.
+const CHUNK_WORDS: u64 = CHUNK / 64;
 /// Keys of one question: 100 bytes each, of the 256 KiB that a statement may have.
 pub(super) const KEYS_MAX: usize = 1_000;
 
@@ -37,8 +45,17 @@ pub(super) struct Word {
     pub(super) number: u64,
     /// Which of them have rows.
     pub(super) bits: u64,
+}
+
+/// 4,096 offsets, as the projection has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Chunk {
+    partition: u32,
+    number: u64,
+    /// How many of the offsets have rows.
+    stored: u64,
     /// How many rows they have.
-    pub(super) rows: u64,
+    rows: u64,
 }
 
 /// The table of readings.
@@ -78,27 +95,44 @@ impl Rows {
         })
     }
 
-    /// Which offsets of these ranges, at most [`OFFSETS_MAX`] in all, have rows.
+    /// Which offsets of these ranges, at most [`OFFSETS_MAX`] in all, have rows; some words reach beyond their range.
+    /// Comes back with the chunks that have more rows than offsets, by partition.
     pub(super) fn words(
         &self,
         ranges: &[(u32, Range<u64>)],
-        each: impl FnMut(Word),
-    ) -> Result<(), OperatorError> {
+        mut each: impl FnMut(Word),
+    ) -> Result<BTreeMap<u32, Vec<u64>>, OperatorError> {
         const WHAT: &str = "which offsets have rows";
-        let answer = self.ask(WHAT, &words_sql(&self.database, ranges))?;
-        lines(WHAT, &answer, parse_word, each)
+        let (mut holed, mut doubled) = (Vec::new(), BTreeMap::<u32, Vec<u64>>::new());
+        let answer = self.ask(WHAT, &chunks_sql(&self.database, ranges))?;
+        lines(WHAT, &answer, parse_chunk, |Chunk { partition, number, stored, rows }| {
+            if stored == CHUNK {
+                let words = number * CHUNK_WORDS..(number + 1) * CHUNK_WORDS;
+                words.for_each(|number| each(Word { partition, number, bits: u64::MAX }));
+            } else {
+                holed.push((partition, number));
+            }
+            if rows > stored {
+                doubled.entry(partition).or_default().push(number);
+            }
+        })?;
+        for chunks in holed.chunks(HOLED_MAX) {
+            let answer = self.ask(WHAT, &holed_sql(&self.database, chunks))?;
+            lines(WHAT, &answer, parse_word, &mut each)?;
+        }
+        Ok(doubled)
     }
 
-    /// The rows of offsets that have more than one, among these words of a partition.
+    /// The rows of offsets that have more than one, among these chunks of a partition.
     pub(super) fn doubled(
         &self,
         partition: u32,
-        words: &[u64],
+        chunks: &[u64],
         mut each: impl FnMut(Row),
     ) -> Result<(), OperatorError> {
         const WHAT: &str = "which offsets have several rows";
-        for words in words.chunks(WORDS_MAX) {
-            let answer = self.ask(WHAT, &doubled_sql(&self.database, partition, words))?;
+        for chunks in chunks.chunks(DOUBLED_MAX) {
+            let answer = self.ask(WHAT, &doubled_sql(&self.database, partition, chunks))?;
             lines(WHAT, &answer, parse_row, &mut each)?;
         }
         Ok(())
@@ -130,19 +164,37 @@ impl Rows {
     }
 }
 
-/// `kafka_offset` alone has a skipping index, so its limits stand in each condition.
-fn words_sql(database: &str, ranges: &[(u32, Range<u64>)]) -> String {
-    let conditions: Vec<_> = ranges
+/// Bitmaps of chunks. The expressions are those of the projection, or it would not be used.
+fn bitmaps_sql(database: &str, wanted: &str) -> String {
+    format!(
+        "(SELECT kafka_partition, intDiv(kafka_offset, {CHUNK}) AS chunk, \
+         groupBitmapState(toUInt16(kafka_offset % {CHUNK})) AS stored, count() AS rows \
+         FROM {database}.readings WHERE {wanted} GROUP BY kafka_partition, chunk)"
+    )
+}
+
+fn chunks_sql(database: &str, ranges: &[(u32, Range<u64>)]) -> String {
+    let wanted: Vec<_> = ranges
         .iter()
-        .map(|(partition, Range { start, end })| {
-            format!("(kafka_partition = {partition} AND kafka_offset >= {start} AND kafka_offset < {end})")
+        .map(|(partition, range)| {
+            let (first, last) = (range.start / CHUNK, range.end.saturating_sub(1) / CHUNK);
+            format!("(kafka_partition = {partition} AND chunk >= {first} AND chunk <= {last})")
         })
         .collect();
+    let bitmaps = bitmaps_sql(database, &wanted.join(" OR "));
+    format!("SELECT kafka_partition, chunk, bitmapCardinality(stored), rows FROM {bitmaps} FORMAT TSV")
+}
+
+fn holed_sql(database: &str, chunks: &[(u32, u64)]) -> String {
+    let wanted: Vec<_> = chunks
+        .iter()
+        .map(|(partition, chunk)| format!("(kafka_partition = {partition} AND chunk = {chunk})"))
+        .collect();
+    let bitmaps = bitmaps_sql(database, &wanted.join(" OR "));
     format!(
-        "SELECT kafka_partition, intDiv(kafka_offset, 64) AS word, \
-         groupBitOr(bitShiftLeft(toUInt64(1), bitAnd(kafka_offset, 63))), count() \
-         FROM {database}.readings WHERE {} GROUP BY kafka_partition, word FORMAT TSV",
-        conditions.join(" OR ")
+        "SELECT kafka_partition, chunk * {CHUNK_WORDS} + intDiv(bit, 64) AS word, \
+         groupBitOr(bitShiftLeft(toUInt64(1), bit % 64)) \
+         FROM {bitmaps} ARRAY JOIN bitmapToArray(stored) AS bit GROUP BY kafka_partition, word FORMAT TSV"
     )
 }
 
@@ -155,15 +207,17 @@ fn limits(numbers: &[u64]) -> (u64, u64) {
     (numbers.iter().min().copied().unwrap_or(0), numbers.iter().max().copied().unwrap_or(0))
 }
 
-fn doubled_sql(database: &str, partition: u32, words: &[u64]) -> String {
-    let (first, last) = limits(words);
+/// The rows themselves: `kafka_offset` has a skipping index, so its limits stand in the condition.
+fn doubled_sql(database: &str, partition: u32, chunks: &[u64]) -> String {
+    let (first, last) = limits(chunks);
     format!(
         "SELECT kafka_offset, count() AS rows, any(device_id) FROM {database}.readings \
-         WHERE kafka_partition = {partition} AND kafka_offset >= {} AND kafka_offset <= {} \
-         AND intDiv(kafka_offset, 64) IN ({}) GROUP BY kafka_offset HAVING rows > 1 ORDER BY kafka_offset FORMAT TSV",
-        first.saturating_mul(64),
-        last.saturating_mul(64).saturating_add(63),
-        joined(words)
+         WHERE kafka_partition = {partition} AND kafka_offset >= {} AND kafka_offset < {} \
+         AND intDiv(kafka_offset, {CHUNK}) IN ({}) GROUP BY kafka_offset HAVING rows > 1 \
+         ORDER BY kafka_offset FORMAT TSV",
+        first.saturating_mul(CHUNK),
+        last.saturating_add(1).saturating_mul(CHUNK),
+        joined(chunks)
     )
 }
 
@@ -217,8 +271,16 @@ fn parse_word(line: &str) -> Option<Word> {
         partition: cells.next()?.parse().ok()?,
         number: cells.next()?.parse().ok()?,
         bits: cells.next()?.parse().ok()?,
-        rows: cells.next()?.parse().ok()?,
     })
+}
+
+fn parse_chunk(line: &str) -> Option<Chunk> {
+    let mut cells = line.split('\t');
+    let partition = cells.next()?.parse().ok()?;
+    let mut number = || cells.next()?.parse::<u64>().ok();
+    let chunk = Chunk { partition, number: number()?, stored: number()?, rows: number()? };
+    let is_sound = chunk.number < u64::MAX / CHUNK && (1..=CHUNK.min(chunk.rows)).contains(&chunk.stored);
+    is_sound.then_some(chunk)
 }
 
 fn parse_row(line: &str) -> Option<Row> {
@@ -249,23 +311,52 @@ mod tests {
         assert!(stored_sql("a_database_with_a_long_name", &keys).len() < 200_000);
         let offsets = [u64::MAX; KEYS_MAX];
         assert!(at_sql("d", u32::MAX, &offsets).len() < 200_000);
-        assert!(doubled_sql("d", u32::MAX, &[u64::MAX / 64; WORDS_MAX]).len() < 200_000);
-        let longest = format!("{}\t{}\t{}\t{}\n", u16::MAX, u64::MAX / 64, u64::MAX, u64::MAX);
-        assert!(longest.len() as u64 * (OFFSETS_MAX / 64 + 2 * 48) < 4 << 20);
-        let longest = format!("{}\t{}\t{}\n", u64::MAX, u64::MAX, uuid(0));
-        assert!(longest.len() * 64 * WORDS_MAX < 4 << 20);
+        let chunks = [(u32::MAX, u64::MAX / CHUNK); HOLED_MAX];
+        assert!(holed_sql("d", &chunks).len() < 200_000);
+        let tab = |cells: &[u64]| cells.iter().map(|cell| cell.to_string().len() + 1).sum::<usize>();
+        let (partition, chunk, word) = (u64::from(u16::MAX), u64::MAX / CHUNK, u64::MAX / 64);
+        let questions = [
+            (
+                tab(&[partition, chunk, CHUNK, u64::MAX]),
+                usize::try_from(OFFSETS_MAX / CHUNK).unwrap() + 2 * 48,
+            ),
+            (tab(&[partition, word, u64::MAX]), HOLED_MAX * 64),
+            (tab(&[u64::MAX, u64::MAX]) + 37, DOUBLED_MAX * 4096),
+            (tab(&[u64::MAX, u64::MAX]) + 37, KEYS_MAX),
+        ];
+        for (line_bytes, lines) in questions {
+            assert!(line_bytes * lines < 4 << 20, "{lines} lines of {line_bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn the_question_is_that_of_the_projection() {
+        let sql = chunks_sql("db", &[(5, 4096..8193)]);
+        assert!(sql.contains("(kafka_partition = 5 AND chunk >= 1 AND chunk <= 2)"), "{sql}");
+        let file = include_str!("../../../deploy/sql/0005_exactly_once.sql");
+        for expression in [
+            "intDiv(kafka_offset, 4096) AS chunk",
+            "groupBitmapState(toUInt16(kafka_offset % 4096)) AS stored",
+            "count() AS rows",
+        ] {
+            assert!(sql.contains(expression) && file.contains(expression), "{expression}");
+        }
     }
 
     #[test]
     fn answers_are_parsed_and_anything_else_is_an_error() {
-        let word = Word { partition: 3, number: 7, bits: u64::MAX, rows: 64 };
-        assert_eq!(parse_word("3\t7\t18446744073709551615\t64"), Some(word));
+        let word = Word { partition: 3, number: 7, bits: u64::MAX };
+        assert_eq!(parse_word("3\t7\t18446744073709551615"), Some(word));
+        assert_eq!(parse_chunk("3\t7\t2\t3"), Some(Chunk { partition: 3, number: 7, stored: 2, rows: 3 }));
+        for line in ["3\t7\t3\t2", "3\t7\t0\t0", "3\t7\t4097\t9999", "3\t7\t1"] {
+            assert_eq!(parse_chunk(line), None, "{line}");
+        }
         let key = parse_key("07070707-0707-0707-0707-070707070707\t1790000000000\t5").unwrap();
         assert_eq!(
             key,
             Key { device: u128::from_be_bytes([7; 16]), timestamp_ms: 1_790_000_000_000, sequence: 5 }
         );
-        for line in ["", "3\t7\t8", "x\t7\t8\t9", "-3\t7\t8\t9"] {
+        for line in ["", "3\t7", "x\t7\t8", "-3\t7\t8"] {
             let result = lines("what", &format!("{line}\n"), parse_word, |_| ());
             assert!(matches!(result, Err(OperatorError::Answer { .. })), "{line}");
         }

@@ -12,7 +12,7 @@ pub(crate) const WINDOW_OFFSETS: u64 = 1 << 18;
 
 /// A set of offsets in a range.
 #[derive(Clone, Debug)]
-pub(crate) struct Bitmap {
+struct Bitmap {
     /// The offset of the first bit: a multiple of 64.
     base: u64,
     words: Vec<u64>,
@@ -30,12 +30,10 @@ impl Bitmap {
         (word < self.words.len()).then_some((word, 1 << (offset % 64)))
     }
 
-    /// Adds an offset; `false` if it was there, or lies outside.
-    fn insert(&mut self, offset: u64) -> bool {
-        let Some((word, bit)) = self.place(offset) else { return false };
-        let is_new = self.words[word] & bit == 0;
-        self.words[word] |= bit;
-        is_new
+    fn insert(&mut self, offset: u64) {
+        if let Some((word, bit)) = self.place(offset) {
+            self.words[word] |= bit;
+        }
     }
 
     fn contains(&self, offset: u64) -> bool {
@@ -46,13 +44,23 @@ impl Bitmap {
         self.words.iter().map(|word| u64::from(word.count_ones())).sum()
     }
 
-    /// Adds the offsets `64 * number + n` for each bit `n` that is set; `false` if they lie outside.
-    pub(crate) fn set_word(&mut self, number: u64, bits: u64) -> bool {
+    /// Adds the offsets `64 * number + n` for each bit `n` that is set.
+    fn insert_word(&mut self, number: u64, bits: u64) {
         let index = number.checked_sub(self.base / 64).and_then(|index| usize::try_from(index).ok());
-        let Some(word) = index.and_then(|index| self.words.get_mut(index)) else { return false };
-        *word |= bits;
-        true
+        if let Some(word) = index.and_then(|index| self.words.get_mut(index)) {
+            *word |= bits;
+        }
     }
+}
+
+/// The bits of word `number` whose offsets are in `range`.
+fn mask(number: u64, range: &Range<u64>) -> u64 {
+    let base = number.saturating_mul(64);
+    let ones_from = |offset: u64| match offset.saturating_sub(base) {
+        shift @ 0..64 => u64::MAX << shift,
+        _ => 0,
+    };
+    ones_from(range.start) & !ones_from(range.end)
 }
 
 /// What stands at the offset of a record.
@@ -72,8 +80,8 @@ pub(crate) struct Window {
     range: Range<u64>,
     rows: Bitmap,
     records: Bitmap,
-    /// How many rows there are, those counted twice that stand at the same offset.
-    pub(crate) row_count: u64,
+    /// Rows beyond the first at an offset.
+    extra_rows: u64,
     has_letters: bool,
 }
 
@@ -96,16 +104,25 @@ impl Window {
     pub(crate) fn new(range: Range<u64>, letters: &RoaringTreemap) -> Self {
         let bitmap = Bitmap::covering(&range);
         let has_letters = letters.range_cardinality(range.clone()) > 0;
-        Self { records: bitmap.clone(), rows: bitmap, range, row_count: 0, has_letters }
+        Self { records: bitmap.clone(), rows: bitmap, range, extra_rows: 0, has_letters }
     }
 
     pub(crate) const fn range(&self) -> &Range<u64> {
         &self.range
     }
 
-    /// Where rows stand.
-    pub(crate) const fn rows_mut(&mut self) -> &mut Bitmap {
-        &mut self.rows
+    /// Takes up that rows stand at the offsets `64 * number + n` for each bit `n` that is set; offsets outside of the
+    /// window are passed over.
+    pub(crate) fn rows_at(&mut self, number: u64, bits: u64) {
+        let bits = bits & mask(number, &self.range);
+        if bits != 0 {
+            self.rows.insert_word(number, bits);
+        }
+    }
+
+    /// Takes up that more than one row stands at an offset.
+    pub(crate) const fn more_rows(&mut self, extra: u64) {
+        self.extra_rows += extra;
     }
 
     /// Takes up a record.
@@ -137,7 +154,7 @@ impl Window {
         Tally {
             offsets: self.range.end - self.range.start,
             records: self.records.count(),
-            rows: self.row_count,
+            rows: self.rows.count() + self.extra_rows,
         }
     }
 }
@@ -183,9 +200,8 @@ mod tests {
             let mut window = Window::new(Window::first_of(&rest), &letters);
             let within = window.range().clone();
             rest.start = within.end;
-            for row in rows.range(within.clone()) {
-                assert!(window.rows_mut().set_word(row / 64, 1 << (row % 64)));
-                window.row_count += 1;
+            for row in rows {
+                window.rows_at(row / 64, 1 << (row % 64));
             }
             for record in records.range(within) {
                 match window.record(*record, &letters) {
@@ -236,11 +252,14 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_outside_of_a_window_is_refused() {
+    fn rows_outside_of_a_window_are_passed_over() {
         let mut window = Window::new(100..200, &RoaringTreemap::new());
-        assert!(!window.rows_mut().set_word(0, 1));
-        assert!(!window.rows_mut().set_word(4, 1));
-        assert!(window.rows_mut().set_word(1, 1 << 63) && window.rows_mut().set_word(3, 1));
-        assert_eq!(window.rows_without_record().collect::<Vec<_>>(), [127, 192]);
+        (0..10).for_each(|number| window.rows_at(number, u64::MAX));
+        let without: Vec<_> = window.rows_without_record().collect();
+        assert_eq!(without, (100..200).collect::<Vec<_>>());
+        window.more_rows(2);
+        assert_eq!(window.tally(), Tally { offsets: 100, records: 0, rows: 102 });
+        window.rows_at(u64::MAX, u64::MAX);
+        assert_eq!(window.tally().rows, 102);
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use penstock_proto::topics::{READINGS_DLQ, STORAGE_FAILURES};
+use penstock_proto::topics::{CONTRACTS, READINGS_DLQ, STORAGE_FAILURES};
 
 /// One of the two dead-letter topics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,6 +75,12 @@ impl LetterId {
     /// The key of the letter's mark; see [`penstock_proto::topics::DEAD_LETTERS_HANDLED`].
     pub fn mark_key(&self) -> String {
         format!("{}/{}/{}", self.topic.topic(), self.partition, self.offset)
+    }
+
+    /// Whether the topic has such a partition, by its contract.
+    pub(crate) fn is_possible(&self) -> bool {
+        let contract = CONTRACTS.iter().find(|contract| contract.name == self.topic.topic());
+        contract.is_some_and(|contract| self.partition < i32::from(contract.partitions))
     }
 
     fn parse(text: &str) -> Option<Self> {

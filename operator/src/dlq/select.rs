@@ -43,7 +43,7 @@ impl Selection {
         topics
             .filter_map(|topic| {
                 let mut first = BTreeMap::new();
-                for id in self.ids.iter().filter(|id| id.topic == topic) {
+                for id in self.ids.iter().filter(|id| id.topic == topic && id.is_possible()) {
                     // Ids are in order, so the first of a partition is the smallest.
                     first.entry(id.partition).or_insert(id.offset);
                 }
@@ -111,8 +111,9 @@ mod tests {
             ..Selection::default()
         };
         assert_eq!(since.starts(), [(LetterTopic::Storage, ScanFrom::TimestampMs(9))]);
-        let ids =
-            [id("storage/5/2"), id("storage/3/17"), id("storage/3/4")].into_iter().collect::<BTreeSet<_>>();
+        let ids = [id("storage/5/2"), id("storage/3/17"), id("storage/3/4"), id("storage/6/0")]
+            .into_iter()
+            .collect::<BTreeSet<_>>();
         let by_id = Selection { ids, ..Selection::default() };
         assert_eq!(by_id.starts(), [(LetterTopic::Storage, ScanFrom::Offsets(vec![(3, 4), (5, 2)]))]);
     }

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::ops::ControlFlow;
 
 use penstock_kafka::ScanFrom;
-use penstock_proto::topics::{CONTRACTS, DEAD_LETTERS_HANDLED, MqttTopic};
+use penstock_proto::topics::{DEAD_LETTERS_HANDLED, MqttTopic};
 use serde::Serialize;
 
 use super::decode::{Decoded, Kind};
@@ -44,7 +44,7 @@ pub struct Shown {
 /// [`OperatorError::NoLetter`] if it is not stored (any more); others if Kafka cannot be read.
 pub fn show(cluster: &Cluster, id: LetterId, bytes_max: usize) -> Result<Shown, OperatorError> {
     let mut shown = None;
-    if is_partition(id) {
+    if id.is_possible() {
         let from = ScanFrom::Offsets(vec![(id.partition, id.offset)]);
         // The first record that is read is the letter, or what comes after where it was.
         shown = cluster
@@ -63,15 +63,10 @@ pub fn show(cluster: &Cluster, id: LetterId, bytes_max: usize) -> Result<Shown, 
     Ok(shown)
 }
 
-fn is_partition(id: LetterId) -> bool {
-    let contract = CONTRACTS.iter().find(|contract| contract.name == id.topic.topic());
-    contract.is_some_and(|contract| id.partition < i32::from(contract.partitions))
-}
-
 fn not_there(cluster: &Cluster, id: LetterId) -> Result<OperatorError, OperatorError> {
     let topic = cluster.topic(id.topic.topic());
     let (mut low, mut high) = (0, 0);
-    if is_partition(id) {
+    if id.is_possible() {
         let inquiry = cluster.inquire(id.topic.topic(), "penstock-operator")?;
         (low, high) = inquiry.watermarks(id.partition)?;
     }
