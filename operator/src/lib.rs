@@ -1,7 +1,7 @@
-//! What an operator does with what is stored: looks at dead letters, publishes them again or discards them, and proves
-//! that every offset of the readings topic became a row or a dead letter.
+//! What an operator does with what is stored: looks at dead letters, publishes them again or discards them, proves
+//! that every offset of the readings topic became a row or a dead letter, and rebuilds rows from Kafka.
 //!
-//! Never deletes a record or a row. What may be decided without asking anybody is decided by pure code ([`dlq`]: which
+//! Never deletes a record; a row only where [`replay`] rebuilds it. What may be decided without asking anybody is decided by pure code ([`dlq`]: which
 //! letter is meant, what has been done with it, whether it is valid now; [`audit`]: what may stand at an offset); the
 //! rest asks Kafka and ClickHouse. Calls block: make them outside of an async context.
 
@@ -10,6 +10,7 @@ mod cluster;
 pub mod dlq;
 mod error;
 mod progress;
+pub mod replay;
 mod text;
 mod time;
 

@@ -49,6 +49,8 @@ pub(crate) enum Command {
     Dlq(commands::dlq::Command),
     /// Prove that every record of the readings topic is exactly one row or one dead letter
     Audit(commands::audit::AuditArgs),
+    /// Rebuild ClickHouse's rows from Kafka's records in a shadow table, and swap it in
+    Replay(commands::replay::ReplayArgs),
     /// Start, stop and look at a Kafka and a ClickHouse for development
     #[command(subcommand)]
     Dev(commands::dev::Command),
@@ -73,6 +75,7 @@ impl Command {
             Self::Migrate(command) => command.run(common),
             Self::Dlq(command) => command.run(common),
             Self::Audit(command) => command.run(common),
+            Self::Replay(command) => command.run(common),
             Self::Dev(command) => command.run(),
             Self::Loadgen(command) => runtime()?.block_on(async {
                 let signals = shutdown::signals().context("cannot take over signals")?;

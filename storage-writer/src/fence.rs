@@ -81,10 +81,35 @@ impl Fence {
     /// # Errors
     /// [`TakeOverError`]; then nothing may be inserted, and the takeover starts again.
     pub async fn take_over(&self, partitions: &[u16]) -> Result<TakenOver, TakeOverError> {
+        self.take_over_but(partitions, "").await
+    }
+
+    /// The same for whoever has set the hold `own` and is not held up by it. Whoever claims partitions for work that
+    /// needs the table to stand still takes them over by this, and inserts nothing under the claim.
+    ///
+    /// `own` must have been set before, and must not end before the work does. That order is what makes it safe: a
+    /// writer looks for holds after its claim is written, and here the claim is written after the hold. So of the claims
+    /// of a writer those below this one are fenced off, and those above it find the hold, and insert nothing. They are
+    /// the greatest all the same, so [`Self::holds_all`] need not be true while the hold lasts: a writer whose insert
+    /// was fenced claims again and again until it ends.
+    ///
+    /// # Errors
+    /// [`TakeOverError`]; [`TakeOverError::Held`] where somebody else holds inserts up too.
+    pub async fn take_over_under(&self, partitions: &[u16], own: &str) -> Result<TakenOver, TakeOverError> {
+        let taken = self.take_over_but(partitions, own).await?;
+        // What a writer with a greater claim sent before is none of its: it has found the hold. Inserts of partitions
+        // that are claimed anew by now belong to older claims, and have to be ended as well.
+        let missed: Vec<u16> =
+            partitions.iter().copied().filter(|partition| !taken.held.contains(partition)).collect();
+        let more = if missed.is_empty() { 0 } else { self.end_inserts(&missed).await? };
+        Ok(TakenOver { killed: taken.killed + more, ..taken })
+    }
+
+    async fn take_over_but(&self, partitions: &[u16], own: &str) -> Result<TakenOver, TakeOverError> {
         let greatest = self.greatest(partitions).await?.into_values().max().unwrap_or_default();
         let claim = Claim::above(greatest, self.tag);
         self.claim(partitions, claim).await?;
-        if let Some(hold) = self.hold().await? {
+        if let Some(hold) = self.hold(own).await? {
             return Err(hold);
         }
         // A writer that claimed at the same moment may have the greater number.
@@ -125,11 +150,13 @@ impl Fence {
         self.client.query(&sql).await.map(drop)
     }
 
-    async fn hold(&self) -> Result<Option<TakeOverError>, CallError> {
+    async fn hold(&self, own: &str) -> Result<Option<TakeOverError>, CallError> {
         let sql = format!(
             "SELECT name, toInt64(toUnixTimestamp64Milli(argMax(until, set_at)) - toUnixTimestamp64Milli(now64(3))) AS \
-             left FROM {}.writer_holds GROUP BY name HAVING left > 0 ORDER BY left DESC LIMIT 1 FORMAT TSVRaw",
-            self.database
+             left FROM {}.writer_holds WHERE name != '{}' GROUP BY name HAVING left > 0 ORDER BY left DESC LIMIT 1 \
+             FORMAT TSVRaw",
+            self.database,
+            escape(own)
         );
         let answer = self.client.query(&sql).await?;
         let Some(line) = answer.lines().next() else { return Ok(None) };
@@ -199,6 +226,21 @@ impl Fence {
             escape(name)
         );
         self.client.query(&sql).await.map(drop)
+    }
+
+    /// How long a hold lasts if nobody ends it, in milliseconds by ClickHouse's clock; 0 if it is over or was never set.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn hold_left_ms(&self, name: &str) -> Result<u64, CallError> {
+        let sql = format!(
+            "SELECT greatest(0, toInt64(toUnixTimestamp64Milli(argMax(until, set_at)) - \
+             toUnixTimestamp64Milli(now64(3)))) FROM {}.writer_holds WHERE name = '{}' FORMAT TSVRaw",
+            self.database,
+            escape(name)
+        );
+        let answer = self.client.query(&sql).await?;
+        answer.trim().parse().map_err(|_| unreadable("holds", &answer))
     }
 
     /// Whose the claims on these partitions are, whoever made them.

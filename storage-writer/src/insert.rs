@@ -104,6 +104,12 @@ impl Inserter {
         self.send(&sql, "", block, query_id).await
     }
 
+    /// Sends one Native block to another table of the same structure, which no writer knows of.
+    pub async fn insert_into(&self, table: &str, block: Bytes, query_id: &str) -> Outcome {
+        let sql = format!("INSERT INTO {}.{table} ({}) FORMAT Native", self.database, self.columns);
+        self.send(&sql, "", block, query_id).await
+    }
+
     /// Sends one Native block of `rows` rows, of which ClickHouse stores none if there is a greater claim on one of the
     /// partitions when it starts.
     pub async fn insert_claimed(

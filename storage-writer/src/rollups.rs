@@ -149,6 +149,43 @@ impl Rollups {
     }
 }
 
+impl Rollups {
+    /// Sets partitions back: what is stored at the offset or behind it is covered anew by the next refresh. Those that
+    /// are not so far yet stay where they are. Returns the version that was given to this: every later refresh has a
+    /// greater one, every earlier one a smaller one.
+    ///
+    /// No refresh may be under way: hold up and fence off whoever makes them, see [`crate::fence`].
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn set_back(&self, to: &[(u16, u64)]) -> Result<i64, CallError> {
+        let refresh = Refresh::new(self, None, self.limits);
+        let (now_ms, progress) = refresh.progress(to).await?;
+        let last = progress.values().map(|progress| progress.version).max().unwrap_or_default();
+        let version = plan::next_version(now_ms, last);
+        let next_offset = |&(partition, offset): &(u16, u64)| {
+            let found = progress.get(&partition).map_or(0, |progress| progress.next_offset);
+            (partition, found.min(offset))
+        };
+        refresh.reach(&to.iter().map(next_offset).collect(), version).await?;
+        Ok(version)
+    }
+
+    /// Computes anew the windows of readings that are not there any more: windows without any reading are removed.
+    /// `gone` is a table with their `device_id` and `timestamp`; `version` is what [`Self::set_back`] returned. No
+    /// refresh may be under way.
+    ///
+    /// # Errors
+    /// [`CallError`]. It may be done again.
+    pub async fn remove(&self, gone: &str, version: i64) -> Result<(), CallError> {
+        let refresh = Refresh::new(self, None, self.limits);
+        for statement in refresh.sql.remove(gone, version) {
+            refresh.insert(statement).await?;
+        }
+        Ok(())
+    }
+}
+
 /// Whether a smaller statement may work where this one did not.
 fn took_too_much(error: &CallError) -> bool {
     match error {

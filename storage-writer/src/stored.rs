@@ -101,12 +101,25 @@ pub async fn ask(
     database: &str,
     spans: &[Span],
 ) -> Result<BTreeMap<u16, OffsetSet>, CallError> {
+    ask_table(client, database, "readings", spans).await
+}
+
+/// The same of another table that has the projection `by_offset`.
+///
+/// # Errors
+/// As with [`ask`].
+pub async fn ask_table(
+    client: &Client,
+    database: &str,
+    table: &str,
+    spans: &[Span],
+) -> Result<BTreeMap<u16, OffsetSet>, CallError> {
     let mut found = BTreeMap::new();
     if spans.is_empty() {
         return Ok(found);
     }
     let mut holed = Vec::new();
-    let answer = client.query(&chunks_sql(database, spans)).await?;
+    let answer = client.query(&chunks_sql(database, table, spans)).await?;
     for line in answer.lines() {
         let chunk = parse_chunk(line).ok_or_else(|| unreadable(line))?;
         if chunk.stored == chunk.last - chunk.first + 1 {
@@ -118,7 +131,7 @@ pub async fn ask(
         }
     }
     for chunks in holed.chunks(HOLED_CHUNKS_MAX) {
-        let answer = client.query(&holes_sql(database, chunks)).await?;
+        let answer = client.query(&holes_sql(database, table, chunks)).await?;
         for line in answer.lines() {
             let (partition, offsets) = parse_offsets(line).ok_or_else(|| unreadable(line))?;
             let set: &mut OffsetSet = found.entry(partition).or_default();
@@ -150,7 +163,7 @@ struct Chunk {
 }
 
 /// The expressions are those of the projection, or it would not be used.
-fn chunks_sql(database: &str, spans: &[Span]) -> String {
+fn chunks_sql(database: &str, table: &str, spans: &[Span]) -> String {
     let mut wanted = String::new();
     for (index, span) in spans.iter().enumerate() {
         let or = if index == 0 { "" } else { " OR " };
@@ -166,11 +179,11 @@ fn chunks_sql(database: &str, spans: &[Span]) -> String {
         "SELECT kafka_partition, chunk, bitmapCardinality(stored), bitmapMin(stored), bitmapMax(stored) \
          FROM (SELECT kafka_partition, intDiv(kafka_offset, {CHUNK}) AS chunk, \
          groupBitmapState(toUInt16(kafka_offset % {CHUNK})) AS stored \
-         FROM {database}.readings WHERE {wanted} GROUP BY kafka_partition, chunk) FORMAT TSV"
+         FROM {database}.{table} WHERE {wanted} GROUP BY kafka_partition, chunk) FORMAT TSV"
     )
 }
 
-fn holes_sql(database: &str, chunks: &[(u16, u64)]) -> String {
+fn holes_sql(database: &str, table: &str, chunks: &[(u16, u64)]) -> String {
     let mut wanted = String::new();
     for (index, (partition, chunk)) in chunks.iter().enumerate() {
         let or = if index == 0 { "" } else { " OR " };
@@ -180,7 +193,7 @@ fn holes_sql(database: &str, chunks: &[(u16, u64)]) -> String {
         "SELECT kafka_partition, chunk, arrayStringConcat(bitmapToArray(stored), ',') \
          FROM (SELECT kafka_partition, intDiv(kafka_offset, {CHUNK}) AS chunk, \
          groupBitmapState(toUInt16(kafka_offset % {CHUNK})) AS stored \
-         FROM {database}.readings WHERE {wanted} GROUP BY kafka_partition, chunk) FORMAT TSV"
+         FROM {database}.{table} WHERE {wanted} GROUP BY kafka_partition, chunk) FORMAT TSV"
     )
 }
 
@@ -273,7 +286,7 @@ mod tests {
 
     #[test]
     fn the_question_is_that_of_the_projection() {
-        let sql = chunks_sql("db", &[Span { partition: 5, first: 4096, next: 8192 }]);
+        let sql = chunks_sql("db", "readings", &[Span { partition: 5, first: 4096, next: 8192 }]);
         assert!(sql.contains("(kafka_partition = 5 AND chunk >= 1 AND chunk <= 1)"), "{sql}");
         let file = include_str!("../../deploy/sql/0005_exactly_once.sql");
         for expression in [

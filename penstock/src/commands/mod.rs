@@ -5,4 +5,5 @@ pub(crate) mod config;
 pub(crate) mod dev;
 pub(crate) mod dlq;
 pub(crate) mod migrate;
+pub(crate) mod replay;
 pub(crate) mod run;

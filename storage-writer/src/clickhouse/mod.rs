@@ -106,6 +106,25 @@ impl Client {
         String::from_utf8(answer).map_err(|_| CallError::Broken("the answer is not UTF-8".to_owned()))
     }
 
+    /// Runs a statement that may take longer than `query_timeout_ms`, with settings and under a name in
+    /// `system.processes`; empty to let the server choose. A statement that is given up goes on in the server.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn execute(
+        &self,
+        sql: &str,
+        settings: &[(&str, &str)],
+        query_id: &str,
+        deadline: Duration,
+    ) -> Result<String, CallError> {
+        let mut all = vec![("wait_end_of_query", "1"), ("use_query_condition_cache", "0")];
+        all.extend_from_slice(settings);
+        let statement = Statement { sql: "", settings: &all, query_id };
+        let answer = self.call(&statement, Bytes::copy_from_slice(sql.as_bytes()), deadline).await?;
+        String::from_utf8(answer).map_err(|_| CallError::Broken("the answer is not UTF-8".to_owned()))
+    }
+
     /// Sends a statement with a complete body and waits for the complete answer.
     pub(crate) async fn call(
         &self,

@@ -149,6 +149,52 @@ impl Sql<'_> {
         )
     }
 
+    /// Computes the windows of the readings in the table `gone` anew, and removes what is older of them. An hour is
+    /// computed from minutes, so they come first.
+    pub(super) fn remove(&self, gone: &str, version: i64) -> Vec<String> {
+        let Self { database, .. } = self;
+        let readings = |name: &str| {
+            format!("count({name}), ifNull(sum({name}), 0), min({name}), avg({name}), max({name}),\n")
+        };
+        let minutes = |name: &str| {
+            format!(
+                "sum({name}_count) AS {name}_n, sum({name}_sum) AS {name}_s, min({name}_min), \
+                 if({name}_n = 0, NULL, {name}_s / {name}_n), max({name}_max),\n"
+            )
+        };
+        let recompute = |window: &Window, values: String, count: &str, level: &str| {
+            let Window { table, column, of, start, time } = window;
+            format!(
+                "INSERT INTO {database}.{table} (device_id, {column}, readings, {columns}battery_level_min, \
+                 refreshed_at)\n\
+                 SELECT device_id, {start}({time}) AS {column}, {count}, {values}min({level}), {version}\n\
+                 FROM {database}.{of} FINAL\n\
+                 WHERE (device_id, {start}({time})) IN (\n\
+                 SELECT device_id, {start}(timestamp) FROM {database}.{gone})\n\
+                 AND {time} >= (SELECT {start}(min(timestamp)) FROM {database}.{gone})\n\
+                 AND {time} < (SELECT {start}(max(timestamp)) + INTERVAL 1 HOUR FROM {database}.{gone})\n\
+                 GROUP BY device_id, {column}",
+                columns = columns(),
+                version = moment(version),
+            )
+        };
+        let delete = |window: &Window| {
+            let Window { table, column, start, .. } = window;
+            format!(
+                "DELETE FROM {database}.{table} WHERE refreshed_at < {} AND (device_id, {column}) IN (\n\
+                 SELECT device_id, {start}(timestamp) FROM {database}.{gone})",
+                moment(version)
+            )
+        };
+        let (minute, hour) = (&Window::MINUTE, &Window::HOUR);
+        vec![
+            recompute(minute, MEASUREMENTS.map(readings).concat(), "count()", "battery_level"),
+            delete(minute),
+            recompute(hour, MEASUREMENTS.map(minutes).concat(), "sum(readings)", "battery_level_min"),
+            delete(hour),
+        ]
+    }
+
     /// How many minutes and hours have a version: one line.
     pub(super) fn counts(&self, slices: &[Slice], hours: &[Slice], version: i64) -> String {
         let Self { database, .. } = self;
@@ -169,6 +215,32 @@ impl Sql<'_> {
     fn fence(&self) -> String {
         if self.fence.is_empty() { String::new() } else { format!("({}) AND ", self.fence) }
     }
+}
+
+/// One kind of window: where it is stored, and what it is computed from.
+struct Window {
+    table: &'static str,
+    column: &'static str,
+    of: &'static str,
+    start: &'static str,
+    time: &'static str,
+}
+
+impl Window {
+    const MINUTE: Self = Self {
+        table: "readings_1m",
+        column: "minute",
+        of: "readings",
+        start: "toStartOfMinute",
+        time: "timestamp",
+    };
+    const HOUR: Self = Self {
+        table: "readings_1h",
+        column: "hour",
+        of: "readings_1m",
+        start: "toStartOfHour",
+        time: "minute",
+    };
 }
 
 /// Which rows lie in spans. The bounds over all of them come first: the index of offsets knows no partitions.
