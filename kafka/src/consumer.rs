@@ -87,12 +87,20 @@ impl GroupObserver {
         partitions: &[TopicPartition],
         timeout: Duration,
     ) -> Result<Vec<(TopicPartition, Option<i64>)>, KafkaError> {
-        if partitions.is_empty() {
-            return Ok(Vec::new());
-        }
-        let found = self.group.committed(partitions, timeout)?;
-        Ok(found.into_iter().map(|entry| (entry.partition, entry.offset)).collect())
+        committed(&self.group, partitions, timeout)
     }
+}
+
+fn committed(
+    group: &GroupClient,
+    partitions: &[TopicPartition],
+    timeout: Duration,
+) -> Result<Vec<(TopicPartition, Option<i64>)>, KafkaError> {
+    if partitions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let found = group.committed(partitions, timeout)?;
+    Ok(found.into_iter().map(|entry| (entry.partition, entry.offset)).collect())
 }
 
 impl fmt::Debug for GroupObserver {
@@ -284,11 +292,7 @@ impl Consumer {
         partitions: &[TopicPartition],
         timeout: Duration,
     ) -> Result<Vec<(TopicPartition, Option<i64>)>, KafkaError> {
-        if partitions.is_empty() {
-            return Ok(Vec::new());
-        }
-        let found = self.group.committed(partitions, timeout)?;
-        Ok(found.into_iter().map(|entry| (entry.partition, entry.offset)).collect())
+        committed(&self.group, partitions, timeout)
     }
 
     /// The oldest offset and the next offset to be written (with `read_committed`: to be readable), asked from Kafka.
