@@ -54,7 +54,8 @@ pub(super) struct Consume {
     health: KafkaHealth,
     metrics: Metrics,
     covered: Covered,
-    /// Opened partitions of which the batch still holds records of an earlier assignment.
+    /// Opened partitions that cannot be read yet: the batch still holds records of an earlier assignment of theirs, or
+    /// Kafka cannot be reached.
     waiting: Vec<Opened>,
     store: Arc<Store>,
     drain_timeout: Duration,
@@ -176,19 +177,22 @@ impl Consume {
         while let Some(opened) = self.assignment.next_opened() {
             self.waiting.push(opened);
         }
+        let mut reachable = true;
         for opened in std::mem::take(&mut self.waiting) {
             let (number, epoch) = (i32::from(opened.closed.partition), opened.closed.epoch);
             if !self.pipe.offsets.is_current(number, epoch) {
                 continue;
             }
             // A batch never holds records of two assignments of a partition: it would store the same record twice.
-            if self.pipe.is_filling(number) {
+            if !reachable || self.pipe.is_filling(number) {
                 self.waiting.push(opened);
                 continue;
             }
             if let Err(error) = self.assignment.place(&self.consumer, &opened) {
                 tracing::warn!(partition = number, "cannot go back to the committed offset yet: {error}");
-                self.assignment.begin_again(number, epoch, false);
+                // The others would wait for the same broker, one after the other.
+                reachable = false;
+                self.waiting.push(opened);
                 continue;
             }
             if let Some(claim) = opened.claim {
