@@ -302,3 +302,33 @@ async fn a_batch_that_was_stored_in_one_month_only_is_found_in_part() {
     let stored = found.get(&1).map_or(0, penstock_storage_writer::stored::OffsetSet::len);
     assert_eq!(stored, count(&client, &config).await);
 }
+
+#[tokio::test]
+async fn whoever_holds_writers_up_takes_over_and_no_writer_inserts_meanwhile() {
+    let (config, client) = database().await;
+    let writer = Fence::new(client.clone(), &config, "writer");
+    let replay = Fence::new(client.clone(), &config, "replay");
+    let inserter = Inserter::new(&config).unwrap();
+    let before = writer.take_over(&[3, 4]).await.unwrap();
+    replay.set_hold("replay-1", 60_000).await.unwrap();
+    let taken = replay.take_over_under(&[3, 4], "replay-1").await.unwrap();
+    assert_eq!(taken.held, [3, 4]);
+    assert!(replay.hold_left_ms("replay-1").await.unwrap() > 30_000);
+    assert_eq!(replay.hold_left_ms("replay-2").await.unwrap(), 0);
+    let outcome = insert(&inserter, before.claim, block([(3, 0, T0)]), &[3]).await;
+    assert!(matches!(&outcome, Outcome::Fenced(_)), "{outcome:?}");
+    // A writer that claims anew has the greatest claim, and finds the hold.
+    let held = writer.take_over(&[3]).await;
+    assert!(matches!(&held, Err(TakeOverError::Held { name, .. }) if name == "replay-1"), "{held:?}");
+    assert!(!replay.holds_all(&[3, 4], taken.claim).await.unwrap());
+    // Nobody goes on while somebody else holds writers up.
+    replay.set_hold("replay-2", 60_000).await.unwrap();
+    for own in ["replay-1", "replay-2"] {
+        let held = replay.take_over_under(&[3, 4], own).await;
+        assert!(matches!(&held, Err(TakeOverError::Held { name, .. }) if name != own), "{held:?}");
+    }
+    replay.set_hold("replay-1", 0).await.unwrap();
+    replay.set_hold("replay-2", 0).await.unwrap();
+    let after = writer.take_over(&[3, 4]).await.unwrap();
+    assert_eq!(insert(&inserter, after.claim, block([(3, 0, T0)]), &[3]).await, Outcome::Stored);
+}

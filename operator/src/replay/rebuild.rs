@@ -203,7 +203,7 @@ impl Run<'_> {
     }
 
     fn finish(&mut self) -> Result<(), ReplayError> {
-        if self.rows.len() > 0 {
+        if !self.rows.is_empty() {
             self.send()?;
         }
         while !self.inserts.is_empty() {
@@ -295,7 +295,12 @@ async fn unstored(server: &Server, table: &str, block: &Block) -> Result<Block, 
     Ok(block.filter(|partition, offset| !is_stored(partition, offset)))
 }
 
-#[allow(clippy::cast_precision_loss, reason = "figures for people")]
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "figures for people"
+)]
 fn describe(records: u64, expected: u64, seconds: f64) -> String {
     let rate = records as f64 / seconds.max(0.001);
     let left = expected.saturating_sub(records) as f64 / rate.max(0.001);

@@ -24,7 +24,7 @@ const USAGE: u8 = 2;
 #[command(
     after_help = "Examples:\n  penstock replay --from 2h --dry-run\n  penstock replay --from 2h --yes\n  \
     penstock replay --from 2026-01-31T00:00:00Z --to 2026-02-01T00:00:00Z --keep-old\n  penstock replay --yes --json\n\n\
-    Exit code 0: done. 1: not done, nothing was changed. 2: the command line cannot be carried out."
+    Exit code 0: done. 1: not done, run it again; `readings` is whole. 2: the command line cannot be carried out."
 )]
 pub(crate) struct ReplayArgs {
     /// From when on: RFC 3339, or how long ago (90s, 30m, 2h, 7d, 4w) [default: the oldest record]
