@@ -255,7 +255,7 @@ impl Report {
         if self.holds {
             writeln!(out, "holds: every record is exactly one row or one dead letter")
         } else {
-            writeln!(out, "FALSIFIED: {} offsets are not as they must be", thousands(found))
+            writeln!(out, "FALSIFIED at {}", counted(found, "offset"))
         }
     }
 
@@ -303,7 +303,7 @@ mod tests {
         );
         assert!(text.contains("partition 3 offset 6 device d: missing (why): read the record"), "{text}");
         assert!(text.contains("… and 2 more breaches"), "{text}");
-        assert!(text.contains("FALSIFIED: 4 offsets"), "{text}");
+        assert!(text.ends_with("FALSIFIED at 4 offsets\n"), "{text}");
     }
 
     #[test]
