@@ -89,6 +89,42 @@ impl GroupObserver {
     ) -> Result<Vec<(TopicPartition, Option<i64>)>, KafkaError> {
         committed(&self.group, partitions, timeout)
     }
+
+    /// As [`Consumer::watermarks`].
+    ///
+    /// # Errors
+    /// Kafka could not be asked in time.
+    pub fn watermarks(
+        &self,
+        partition: &TopicPartition,
+        timeout: Duration,
+    ) -> Result<(i64, i64), KafkaError> {
+        self.group.client().watermarks(&partition.topic, partition.partition, timeout)
+    }
+
+    /// As [`Consumer::offsets_for_times`].
+    ///
+    /// # Errors
+    /// Kafka could not be asked in time.
+    pub fn offsets_for_times(
+        &self,
+        times_ms: &[(TopicPartition, i64)],
+        timeout: Duration,
+    ) -> Result<Vec<(TopicPartition, Option<i64>)>, KafkaError> {
+        offsets_for_times(&self.group, times_ms, timeout)
+    }
+}
+
+fn offsets_for_times(
+    group: &GroupClient,
+    times_ms: &[(TopicPartition, i64)],
+    timeout: Duration,
+) -> Result<Vec<(TopicPartition, Option<i64>)>, KafkaError> {
+    if times_ms.is_empty() {
+        return Ok(Vec::new());
+    }
+    let found = group.offsets_for_times(times_ms, timeout)?;
+    Ok(found.into_iter().map(|entry| (entry.partition, entry.offset)).collect())
 }
 
 fn committed(
@@ -323,11 +359,7 @@ impl Consumer {
         times_ms: &[(TopicPartition, i64)],
         timeout: Duration,
     ) -> Result<Vec<(TopicPartition, Option<i64>)>, KafkaError> {
-        if times_ms.is_empty() {
-            return Ok(Vec::new());
-        }
-        let found = self.group.offsets_for_times(times_ms, timeout)?;
-        Ok(found.into_iter().map(|entry| (entry.partition, entry.offset)).collect())
+        offsets_for_times(&self.group, times_ms, timeout)
     }
 
     /// Commits whose outcome is known by now.

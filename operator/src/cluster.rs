@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use penstock_kafka::{
-    Batch, ClientSettings, Consumer, ConsumerSettings, KafkaError, ScanFrom, Scanner, TopicPartition,
-    provision, topic_specs,
+    Batch, ClientSettings, GroupObserver, KafkaError, ScanFrom, Scanner, TopicPartition, provision,
+    topic_specs,
 };
 use penstock_proto::topics::CONTRACTS;
 use penstock_service::Config;
@@ -93,21 +93,11 @@ impl Cluster {
     /// Somebody who can be asked about the offsets of a topic of the contract and of a group.
     pub(crate) fn inquire(&self, name: &str, group: &str) -> Result<Inquiry, OperatorError> {
         let topic = self.topic(name);
-        let settings = ConsumerSettings {
-            group: group.to_owned(),
-            // A consumer has to subscribe to something. To a topic that is not there librdkafka never joins the group,
-            // so that the members of the group notice nothing.
-            topics: vec![format!("{}penstock.no-such-topic", self.prefix)],
-            fetch_bytes_max: 1 << 20,
-            session_timeout_ms: 10_000,
-            instance_id: None,
-            read_committed: true,
-        };
-        let consumer = Consumer::subscribe(&self.settings, &settings)
+        let observer = GroupObserver::new(&self.settings, group, true)
             .map_err(|cause| OperatorError::Kafka { topic: topic.clone(), cause })?;
         let partitions = CONTRACTS.iter().find(|contract| contract.name == name);
         Ok(Inquiry {
-            consumer,
+            observer,
             partitions: partitions.map_or(0, |contract| i32::from(contract.partitions)),
             topic,
         })
@@ -116,16 +106,16 @@ impl Cluster {
 
 /// Asks Kafka about offsets of one topic. Never a member of a group.
 pub(crate) struct Inquiry {
-    consumer: Consumer,
+    observer: GroupObserver,
     topic: String,
     partitions: i32,
 }
 
 impl Inquiry {
-    fn ask<T>(&self, question: impl Fn(&Consumer) -> Result<T, KafkaError>) -> Result<T, OperatorError> {
+    fn ask<T>(&self, question: impl Fn(&GroupObserver) -> Result<T, KafkaError>) -> Result<T, OperatorError> {
         let began = Instant::now();
         loop {
-            match question(&self.consumer) {
+            match question(&self.observer) {
                 Ok(answer) => return Ok(answer),
                 Err(cause) if is_unknown_topic(&cause) || is_unknown_partition(&cause) => {
                     return Err(OperatorError::NoTopic(self.topic.clone()));
@@ -154,20 +144,20 @@ impl Inquiry {
     /// The oldest offset, and the first that a reader of committed records does not get (yet).
     pub(crate) fn watermarks(&self, partition: i32) -> Result<(i64, i64), OperatorError> {
         let partition = self.partition(partition);
-        self.ask(|consumer| consumer.watermarks(&partition, ANSWER))
+        self.ask(|observer| observer.watermarks(&partition, ANSWER))
     }
 
     /// For each partition the first offset whose record is not older; `None` where all are.
     pub(crate) fn at_time(&self, ms: i64) -> Result<Vec<Option<i64>>, OperatorError> {
         let times: Vec<_> = self.every().map(|partition| (partition, ms)).collect();
-        let found = self.ask(|consumer| consumer.offsets_for_times(&times, ANSWER))?;
+        let found = self.ask(|observer| observer.offsets_for_times(&times, ANSWER))?;
         Ok(self.in_order(found))
     }
 
     /// What the group has committed in each partition.
     pub(crate) fn committed(&self) -> Result<Vec<Option<i64>>, OperatorError> {
         let partitions: Vec<_> = self.every().collect();
-        let found = self.ask(|consumer| consumer.committed(&partitions, ANSWER))?;
+        let found = self.ask(|observer| observer.committed(&partitions, ANSWER))?;
         Ok(self.in_order(found))
     }
 

@@ -57,7 +57,14 @@ pub fn producer() -> Producer {
 }
 
 pub fn record<'a>(topic: &'a Topic, partition: i32, payload: &'a [u8]) -> Outgoing<'a> {
-    Outgoing { topic, key: None, payload, timestamp_ms: None, headers: &[], partition: Some(partition) }
+    Outgoing {
+        topic,
+        key: Some(b"key"),
+        payload,
+        timestamp_ms: None,
+        headers: &[],
+        partition: Some(partition),
+    }
 }
 
 pub fn send(producer: &Producer, record: Outgoing<'_>) -> Receipt {
