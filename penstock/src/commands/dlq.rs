@@ -32,7 +32,7 @@ pub(crate) enum Command {
     Show(ShowArgs),
     /// Publish dead letters again, each once, as far as they are valid now
     ///
-    /// Letters of `readings` are judged by the limits under [bridge] as of their receipt, letters of `storage` as the
+    /// Letters of `readings` are judged by the limits under `[bridge]` as of their receipt, letters of `storage` as the
     /// writer does. What is still refused stays open. Can be ended at any time and run again: no letter is published
     /// twice. Two at once: the second takes over.
     #[command(
