@@ -15,7 +15,7 @@ test: ## Format, lints and every test, with real servers; the last line is the s
 chaos: ## Kill, stop, restart and cut off every part under load, and check every row (FAULTS=1000, SEED=7, RELEASE=1)
 	@scripts/chaos.sh
 
-bench: ## Measure CPU per reading and memory per connection, beside mosquitto; prints the figures of docs/BENCHMARKS.md
+bench: ## Measure CPU per reading and row, memory, bytes on disk, beside mosquitto and ClickHouse's Kafka engine (PARTS=...)
 	@scripts/bench.sh
 
 build: ## Build the release binary: target/release/penstock
