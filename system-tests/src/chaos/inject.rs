@@ -133,6 +133,8 @@ impl Injection<'_> {
     /// SIGTERM, and it is down on purpose from then on.
     fn end(&self, node: &Node) -> Seen {
         let mut process = self.running(node)?;
+        // Started a moment ago it may not have taken over signals yet; with its admin port it has.
+        comes_to_hold(END, || false, || process.get("/healthz").is_some());
         process.signal(Signal::SIGTERM);
         let begun = Instant::now();
         let mut status = None;
