@@ -269,7 +269,7 @@ impl Metrics {
         self.0.lag.remove(&PartitionLabels { partition });
     }
 
-    /// Whether partitions are paused because inserts are behind.
+    /// Whether partitions are paused: inserts are behind, or it is not known yet what is stored.
     pub(crate) fn paused(&self, paused: bool) {
         self.0.paused.set(i64::from(paused));
     }
@@ -416,7 +416,7 @@ impl Inner {
         );
         registry.register(
             "paused",
-            "1 while partitions are paused because inserts are behind",
+            "1 while partitions are paused: inserts are behind, or it is not known yet what is stored",
             self.paused.clone(),
         );
         registry.register_with_unit(

@@ -257,7 +257,6 @@ impl Consume {
             go_on("resume partitions", self.consumer.resume(&partitions))?;
         }
         self.paused = paused;
-        self.metrics.paused(paused);
         Ok(())
     }
 
@@ -386,6 +385,7 @@ impl Consume {
     }
 
     fn observe(&mut self, now: Instant) {
+        self.metrics.paused(self.paused || self.assignment.is_opening());
         if now.saturating_duration_since(self.observed_at) < OBSERVE_EVERY {
             self.metrics.buffered_bytes(self.pipe.buffered_bytes());
             return;
