@@ -10,6 +10,17 @@ pub const READINGS: &str = "iot.events.sensor-readings";
 pub const READINGS_DLQ: &str = "iot.events.sensor-readings.dlq";
 /// Records that storage refused.
 pub const STORAGE_FAILURES: &str = "iot.events.storage-failures";
+/// `DeviceAlert`s of all rules but those of kind `low-battery`, as canonical proto3 JSON, keyed by device id. Written in
+/// transactions: read with `read_committed`.
+pub const DEVICE_ALERTS: &str = "alert.events.device-alerts";
+/// `DeviceAlert`s of rules of kind `low-battery`, like [`DEVICE_ALERTS`].
+pub const LOW_BATTERY: &str = "alert.events.low-battery";
+/// Alerts that could not be delivered to people: the alert's record with headers that say why.
+pub const DELIVERY_FAILURES: &str = "alert.events.delivery-failures";
+/// The alerter's state: what its rules know of each device, in the partition that the device has in [`READINGS`].
+pub const ALERT_STATE: &str = "penstock.alert-state";
+/// What people have said about alerts: silences and acknowledgements, by name.
+pub const ALERT_CONTROLS: &str = "penstock.alert-controls";
 /// What operators have done with dead letters: a mark for each letter that was replayed or discarded. A letter without
 /// a mark is open.
 ///
@@ -72,7 +83,7 @@ pub enum Cleanup {
 /// Room for the largest MQTT packet and the headers of a dead letter.
 const DEAD_LETTER_BYTES_MAX: u32 = 4 * 1024 * 1024;
 
-/// The topics that the gateway, the writer and `penstock dlq` use.
+/// The topics that Penstock uses.
 pub const CONTRACTS: &[TopicContract] = &[
     TopicContract {
         name: READINGS,
@@ -95,6 +106,36 @@ pub const CONTRACTS: &[TopicContract] = &[
     TopicContract {
         name: DEAD_LETTERS_HANDLED,
         partitions: 6,
+        cleanup: Cleanup::Compact,
+        record_bytes_max: 1024 * 1024,
+    },
+    TopicContract {
+        name: DEVICE_ALERTS,
+        partitions: 12,
+        cleanup: Cleanup::Delete { retention_days: 30 },
+        record_bytes_max: 1024 * 1024,
+    },
+    TopicContract {
+        name: LOW_BATTERY,
+        partitions: 12,
+        cleanup: Cleanup::Delete { retention_days: 30 },
+        record_bytes_max: 1024 * 1024,
+    },
+    TopicContract {
+        name: DELIVERY_FAILURES,
+        partitions: 6,
+        cleanup: Cleanup::Delete { retention_days: 30 },
+        record_bytes_max: DEAD_LETTER_BYTES_MAX,
+    },
+    TopicContract {
+        name: ALERT_STATE,
+        partitions: 48,
+        cleanup: Cleanup::Compact,
+        record_bytes_max: 1024 * 1024,
+    },
+    TopicContract {
+        name: ALERT_CONTROLS,
+        partitions: 1,
         cleanup: Cleanup::Compact,
         record_bytes_max: 1024 * 1024,
     },
