@@ -77,15 +77,33 @@ pub enum Found {
     Foreign,
 }
 
+/// How far an assignment of a partition has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reached {
+    /// The partition.
+    pub partition: i32,
+    /// The assignment.
+    pub epoch: Epoch,
+    /// Next offset.
+    pub next: i64,
+}
+
 /// Stored batches at the front of the queue whose dead letters can be sent now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ripe {
     /// The batches, in order.
     pub ids: Vec<BatchId>,
-    /// Next offsets by partition, to be committed together with the letters.
-    pub next: Vec<(i32, i64)>,
-    /// Partitions whose letters in these batches are still this writer's to send.
-    pub partitions: Vec<i32>,
+    /// What in them was read under assignments that are in force: its letters are this writer's to send.
+    pub ranges: Vec<(BatchId, OffsetRange)>,
+    /// To be committed together with the letters.
+    pub next: Vec<Reached>,
+}
+
+impl Ripe {
+    /// Whether a record of the batch was read under an assignment that was in force.
+    pub fn holds(&self, batch: BatchId, partition: i32) -> bool {
+        self.ranges.iter().any(|(id, range)| *id == batch && range.partition == partition)
+    }
 }
 
 /// The partitions of this writer, and the batches under way.
@@ -207,28 +225,40 @@ impl Offsets {
         if front.iter().all(|entry| !entry.letters) {
             return None;
         }
+        let ranges: Vec<(BatchId, OffsetRange)> = front
+            .iter()
+            .flat_map(|entry| entry.ranges.iter().map(|range| (entry.id, *range)))
+            .filter(|(_, range)| self.is_current(range.partition, range.epoch))
+            .collect();
         let mut next: BTreeMap<i32, i64> = self.committable().into_iter().collect();
-        for range in front.iter().flat_map(|entry| &entry.ranges) {
-            if self.is_current(range.partition, range.epoch) {
-                let next = next.entry(range.partition).or_insert(range.next);
-                *next = range.next.max(*next);
-            }
+        for (_, range) in &ranges {
+            let next = next.entry(range.partition).or_insert(range.next);
+            *next = range.next.max(*next);
         }
-        let current = |entry: &&Entry| {
-            let ranges = entry.ranges.iter().filter(|range| self.is_current(range.partition, range.epoch));
-            ranges.map(|range| range.partition).collect::<Vec<_>>()
+        let reached = |(partition, next): (i32, i64)| {
+            self.owned.get(&partition).map(|owned| Reached { partition, epoch: owned.epoch, next })
         };
-        let mut partitions: Vec<i32> = front.iter().flat_map(current).collect();
-        partitions.sort_unstable();
-        partitions.dedup();
         let ids = front.iter().map(|entry| entry.id).collect();
-        Some(Ripe { ids, next: next.into_iter().collect(), partitions })
+        Some(Ripe { ids, ranges, next: next.into_iter().filter_map(reached).collect() })
+    }
+
+    /// What shows whether the transaction of these batches was committed: offsets that only it can have committed, as
+    /// far as their assignments are still in force.
+    pub fn telling(&self, ripe: &Ripe) -> Vec<(i32, i64)> {
+        let tells = |reached: &&Reached| {
+            self.is_current(reached.partition, reached.epoch)
+                && ripe.ranges.iter().any(|(_, range)| range.partition == reached.partition)
+        };
+        ripe.next.iter().filter(tells).map(|reached| (reached.partition, reached.next)).collect()
     }
 
     /// The dead letters of these batches are in their topic, and the offsets are committed.
     pub fn letters_sent(&mut self, ripe: &Ripe) {
         self.letters_dropped(ripe);
-        self.committed(&ripe.next);
+        let ours = |reached: &&Reached| self.is_current(reached.partition, reached.epoch);
+        let next: Vec<(i32, i64)> =
+            ripe.next.iter().filter(ours).map(|reached| (reached.partition, reached.next)).collect();
+        self.committed(&next);
     }
 
     /// The dead letters of these batches are not this writer's to send any more.
@@ -384,15 +414,63 @@ mod tests {
         offsets.stored(ids[0], false);
         assert_eq!(offsets.committable(), [(0, 5)]);
         let ripe = offsets.ripe().unwrap();
-        assert_eq!((&ripe.ids[..], &ripe.next[..]), (&ids[1..3], &[(0, 9), (1, 7)][..]));
-        assert_eq!(ripe.partitions, [0, 1]);
+        assert_eq!((&ripe.ids[..], next(&ripe)), (&ids[1..3], vec![(0, 9), (1, 7)]));
+        assert!(ripe.holds(ids[1], 0) && ripe.holds(ids[1], 1) && ripe.holds(ids[2], 1));
+        assert_eq!(offsets.telling(&ripe), [(0, 9), (1, 7)]);
         offsets.revoke(1);
+        assert_eq!(offsets.telling(&ripe), [(0, 9)], "the other one's next owner commits what it likes");
         let ripe = offsets.ripe().unwrap();
-        assert_eq!((&ripe.next[..], &ripe.partitions[..]), (&[(0, 9)][..], &[0][..]));
+        assert_eq!(next(&ripe), [(0, 9)]);
+        assert!(ripe.holds(ids[1], 0) && !ripe.holds(ids[1], 1) && !ripe.holds(ids[2], 1));
         offsets.letters_sent(&ripe);
         assert_eq!((offsets.ripe(), offsets.committable()), (None, vec![]));
         offsets.stored(ids[3], false);
         assert_eq!(offsets.committable(), [(0, 12)]);
+    }
+
+    fn next(ripe: &Ripe) -> Vec<(i32, i64)> {
+        ripe.next.iter().map(|reached| (reached.partition, reached.next)).collect()
+    }
+
+    #[test]
+    fn letters_that_an_earlier_assignment_read_are_not_sent_beside_those_of_a_later_one() {
+        let mut offsets = Offsets::default();
+        assign(&mut offsets, 0);
+        let ranges = vec![range(&mut offsets, 0, 0, 5)];
+        let earlier = offsets.begin(ranges);
+        // Given up and taken over anew: the same records are read again.
+        assign(&mut offsets, 0);
+        let ranges = vec![range(&mut offsets, 0, 0, 7)];
+        let later = offsets.begin(ranges);
+        offsets.stored(earlier, true);
+        offsets.stored(later, true);
+        let ripe = offsets.ripe().unwrap();
+        assert_eq!(ripe.ids, [earlier, later]);
+        assert!(!ripe.holds(earlier, 0) && ripe.holds(later, 0));
+        // A transaction that ends after its partition was taken over anew says nothing about the new assignment.
+        let epoch = offsets.assign(0);
+        assert!(offsets.telling(&ripe).is_empty());
+        assert!(offsets.open(0, epoch, Some(3), Already::default()));
+        offsets.letters_sent(&ripe);
+        assert_eq!((offsets.committable(), offsets.in_flight()), (vec![], 0));
+    }
+
+    #[test]
+    fn offsets_whose_commit_failed_do_not_tell_how_a_transaction_ended() {
+        let mut offsets = Offsets::default();
+        assign(&mut offsets, 0);
+        assign(&mut offsets, 1);
+        let ranges = vec![range(&mut offsets, 0, 0, 5)];
+        let first = offsets.begin(ranges);
+        offsets.stored(first, false);
+        offsets.committed(&[(0, 5)]);
+        offsets.commit_failed();
+        let ranges = vec![range(&mut offsets, 1, 0, 5)];
+        let second = offsets.begin(ranges);
+        offsets.stored(second, true);
+        let ripe = offsets.ripe().unwrap();
+        assert_eq!(next(&ripe), [(0, 5), (1, 5)]);
+        assert_eq!(offsets.telling(&ripe), [(1, 5)], "the other may have been committed all the same");
     }
 
     proptest! {

@@ -133,7 +133,10 @@ impl Consume {
             let now = Instant::now();
             self.settle(now)?;
             self.pipe.dispatch_if_due(now);
-            self.assignment.drive();
+            // What a partition's letters and committed offset are is not known while a transaction may change them.
+            if !self.posting.is_under_way() {
+                self.assignment.drive();
+            }
             self.opened()?;
             self.commit(now)?;
             self.observe(now);

@@ -277,8 +277,11 @@ impl Pipe {
 
     /// The letters of these batches that are this writer's to send.
     pub(super) fn letters_of(&self, ripe: &Ripe) -> Vec<Arc<Refused>> {
-        let letters = ripe.ids.iter().filter_map(|id| self.letters.get(id)).flatten();
-        letters.filter(|letter| ripe.partitions.contains(&letter.partition)).cloned().collect()
+        let letters_of = |id: &BatchId| {
+            let letters = self.letters.get(id).into_iter().flatten();
+            letters.filter(|letter| ripe.holds(*id, letter.partition)).cloned().collect::<Vec<_>>()
+        };
+        ripe.ids.iter().flat_map(letters_of).collect()
     }
 
     /// The letters of these batches are in their topic, and the offsets committed; or, if not `sent`, they are another

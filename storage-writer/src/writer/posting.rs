@@ -1,6 +1,6 @@
 //! Dead letters as the consumer's thread sees them: when a transaction can begin, and what follows from its end.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use penstock_kafka::{Consumer, DeliveryError, KafkaError, TopicPartition, TransactionError};
 use penstock_service::backoff::Backoff;
@@ -12,10 +12,10 @@ use crate::metrics::Metrics;
 use crate::offsets::Ripe;
 
 /// How long Kafka may take to say what is committed, while the thread waits.
-const COMMITTED_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
+const COMMITTED_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long to ask how a transaction ended; twice as long as one can last.
-const UNSURE_MAX: std::time::Duration = std::time::Duration::from_secs(25);
+const UNSURE_MAX: Duration = Duration::from_secs(25);
 
 /// Sends the letters of stored batches, one transaction at a time.
 #[derive(Debug)]
@@ -98,7 +98,7 @@ impl Posting {
         let (0, Some(member)) = (consumer.commits_in_flight(), consumer.group_metadata()) else {
             return Ok(());
         };
-        let next = ripe.next.iter().map(|(number, next)| (named(*number), *next)).collect();
+        let next = ripe.next.iter().map(|reached| (named(reached.partition), reached.next)).collect();
         self.letters.start()?;
         self.letters.send(Job::Transact { letters, next, member, short: self.short })?;
         self.under_way = Some(ripe);
@@ -150,14 +150,10 @@ impl Posting {
             self.under_way = Some(ripe);
             return Ok(false);
         }
-        let ours: Vec<(TopicPartition, i64)> = ripe
-            .next
-            .iter()
-            .filter(|(number, _)| ripe.partitions.contains(number))
-            .map(|(number, next)| (named(*number), *next))
-            .collect();
+        let telling: Vec<(TopicPartition, i64)> =
+            pipe.offsets.telling(&ripe).into_iter().map(|(number, next)| (named(number), next)).collect();
         let since = *self.unsure_since.get_or_insert(now);
-        match is_committed(consumer, &ours) {
+        match is_committed(consumer, &telling) {
             Ok(committed) => {
                 self.unsure_since = None;
                 if committed {
@@ -170,7 +166,8 @@ impl Posting {
                 tracing::warn!("it cannot be found out whether dead letters are committed: {error}");
                 // Taken over anew, their partitions are looked at one by one.
                 self.unsure_since = None;
-                pipe.give_up(&ripe.partitions);
+                let unsure: Vec<i32> = telling.iter().map(|(partition, _)| partition.partition).collect();
+                pipe.give_up(&unsure);
                 pipe.letters_done(&ripe, false);
                 Ok(true)
             }
@@ -184,8 +181,11 @@ impl Posting {
     }
 }
 
-/// Whether the offsets of a transaction are committed: all of them are, or none.
+/// Whether the offsets of a transaction are committed: all of them are, or none. Without any, nothing depends on it.
 fn is_committed(consumer: &Consumer, next: &[(TopicPartition, i64)]) -> Result<bool, KafkaError> {
+    if next.is_empty() {
+        return Ok(false);
+    }
     let partitions: Vec<TopicPartition> = next.iter().map(|(partition, _)| partition.clone()).collect();
     let committed = consumer.committed(&partitions, COMMITTED_TIMEOUT)?;
     let reached = |(partition, next): &(TopicPartition, i64)| {
@@ -193,7 +193,7 @@ fn is_committed(consumer: &Consumer, next: &[(TopicPartition, i64)]) -> Result<b
             .iter()
             .any(|(found, offset)| found == partition && offset.is_some_and(|offset| offset >= *next))
     };
-    Ok(!next.is_empty() && next.iter().any(reached))
+    Ok(next.iter().any(reached))
 }
 
 const fn kind(error: &TransactionError) -> &'static str {
