@@ -9,12 +9,16 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use penstock_devstack::{Stack, StackOptions};
-use penstock_proto::topics::header;
+use penstock_kafka::{
+    Consumer, ConsumerSettings, Polled, TopicPartition, TransactionRecord, TransactionSettings,
+    TransactionalProducer, partition_for_key,
+};
+use penstock_proto::topics::{READINGS, STORAGE_FAILURES, header};
 use penstock_service::Config;
 use penstock_storage_writer::clickhouse::Client;
 use prost::Message;
 
-use support::fleet::{Rows, Source, Writer, config, failures, key, reading, until};
+use support::fleet::{PATIENCE, Rows, Source, Writer, config, failures, key, reading, settings, until};
 
 fn stack() -> &'static Stack {
     static STACK: OnceLock<Stack> = OnceLock::new();
@@ -181,6 +185,108 @@ async fn g5_rows_that_clickhouse_does_not_take_become_dead_letters_and_all_other
     rows.wait_for(1_996).await;
     writer.stop().await.unwrap();
     assert_eq!(letters(&config).await.len(), 5);
+}
+
+/// A transaction that stays open for as long as this lives, longer than a writer lets any last: offsets that Kafka leaves
+/// undecided. Seen for ever after a shutdown of Kafka in the wrong millisecond; here it lasts for two minutes.
+struct Undecided {
+    release: std::sync::mpsc::Sender<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Undecided {
+    /// Stores `letter` in the storage-failures topic, and then leaves it undecided whether the `next` offsets are committed.
+    fn begin(config: &Config, letter: (i32, i64), next: Vec<(i32, i64)>) -> Self {
+        let config = config.clone();
+        let (ready_in, ready) = std::sync::mpsc::channel();
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let client = settings(&config);
+            let settings = TransactionSettings {
+                transactional_id: support::unique("undecided"),
+                timeout: Duration::from_secs(120),
+                ..TransactionSettings::default()
+            };
+            let mut producer = TransactionalProducer::open(&client, &settings, PATIENCE).unwrap();
+            let mut transaction = producer.begin().unwrap();
+            let source = format!("{}{READINGS}", config.kafka.topic_prefix);
+            let (partition, offset) = (letter.0.to_string(), letter.1.to_string());
+            let headers: [(&str, &[u8]); 4] = [
+                (header::REASON, b"undecodable"),
+                (header::SOURCE_TOPIC, source.as_bytes()),
+                (header::SOURCE_PARTITION, partition.as_bytes()),
+                (header::SOURCE_OFFSET, offset.as_bytes()),
+            ];
+            let topic = format!("{}{STORAGE_FAILURES}", config.kafka.topic_prefix);
+            let record = TransactionRecord { headers: &headers, ..TransactionRecord::new(&topic, b"\xff") };
+            transaction.send(&record).unwrap();
+            transaction.commit(PATIENCE).unwrap();
+            drop(transaction);
+
+            let member = ConsumerSettings {
+                group: config.writer.group.clone(),
+                topics: vec![source.clone()],
+                fetch_bytes_max: 1024 * 1024,
+                session_timeout_ms: 6_000,
+                instance_id: None,
+                read_committed: false,
+            };
+            let mut consumer = Consumer::subscribe(&client, &member).unwrap();
+            let assigned = loop {
+                if let Polled::Assigned(partitions) = consumer.poll(1, Duration::from_millis(100)).unwrap() {
+                    break partitions;
+                }
+            };
+            consumer.assign_done(&assigned).unwrap();
+            let metadata = consumer.group_metadata().unwrap();
+            let mut transaction = producer.begin().unwrap();
+            let next: Vec<_> = next
+                .into_iter()
+                .map(|(number, next)| (TopicPartition::new(source.as_str(), number), next))
+                .collect();
+            transaction.send_offsets(&next, &metadata, PATIENCE).unwrap();
+            drop(consumer);
+            ready_in.send(()).unwrap();
+            released.recv().unwrap();
+            transaction.abort(PATIENCE).unwrap();
+        });
+        ready.recv().unwrap();
+        Self { release, thread }
+    }
+
+    fn end(self) {
+        self.release.send(()).unwrap();
+        self.thread.join().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g3_offsets_that_kafka_leaves_undecided_are_passed_by_what_is_stored() {
+    let config = config(&stack().kafka, &stack().clickhouse);
+    // Makes the topics, and commits nothing.
+    Writer::ready(&config).await.stop().await.unwrap();
+    let (mut source, rows) = (Source::new(&config), Rows::of(&config));
+    source.record(Some(&key(1)), b"\xff\xff\xff");
+    source.delivered().await;
+    source.readings(50, 0, 20);
+    source.delivered().await;
+    let bad = partition_for_key(&key(1), 48).cast_signed();
+    let undecided = {
+        let config = config.clone();
+        tokio::task::spawn_blocking(move || Undecided::begin(&config, (bad, 0), vec![(bad, 1)]))
+            .await
+            .unwrap()
+    };
+    let writer = Writer::start(&config);
+    assert_each_once(&rows, 50 * 20).await;
+    // The letter is passed as one that is there, so a later one is sent without it.
+    source.record(Some(&key(1)), b"\xff\xff\xff\xff");
+    source.delivered().await;
+    until("the second dead letter is stored", || async { letters(&config).await.len() >= 2 }).await;
+    writer.stop().await.unwrap();
+    let found = by_source(&letters(&config).await);
+    assert_eq!(found.values().copied().collect::<Vec<_>>(), [1, 1], "{found:?}");
+    tokio::task::spawn_blocking(|| undecided.end()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

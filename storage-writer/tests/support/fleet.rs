@@ -36,7 +36,7 @@ pub fn config(kafka: &Kafka, clickhouse: &ClickHouse) -> Config {
     config
 }
 
-fn settings(config: &Config) -> ClientSettings {
+pub fn settings(config: &Config) -> ClientSettings {
     ClientSettings {
         brokers: config.kafka.brokers.clone(),
         client_id: "test".to_owned(),
