@@ -291,7 +291,10 @@ fn offsets_that_were_not_taken_keep_their_records_from_being_committed() {
     if let Err(error) = aborted {
         // What was sent before the pause waits in a connection that librdkafka has given up. Kafka may read the abort on the
         // new one first, and then knows of no transaction: fatal for the client, and a new one goes on.
-        assert!(matches!(&error, TransactionError::Fatal { code, .. } if *code == "INVALID_TXN_STATE"), "{error:?}");
+        assert!(
+            matches!(&error, TransactionError::Fatal { code, .. } if *code == "INVALID_TXN_STATE"),
+            "{error:?}"
+        );
         drop(producer);
         producer = TransactionalProducer::open(&client(), &settings, PATIENCE).unwrap();
     }

@@ -131,11 +131,27 @@ impl Inserter {
 
     /// Sends a block whose rows are in `readings` to `readings_latest` only: the view that feeds it may have failed
     /// after its table had got them. Doing so twice changes nothing.
-    pub async fn feed_latest(&self, block: Bytes, query_id: &str) -> Outcome {
-        self.send(&self.latest_sql, "", block, query_id).await
+    ///
+    /// # Errors
+    /// The block may not be there, or not all of it.
+    pub async fn feed_latest(&self, block: Bytes, query_id: &str) -> Result<(), CallError> {
+        self.call(&self.latest_sql, "", block, query_id).await
     }
 
     async fn send(&self, sql: &str, log_comment: &str, block: Bytes, query_id: &str) -> Outcome {
+        match self.call(sql, log_comment, block, query_id).await {
+            Ok(()) => Outcome::Stored,
+            Err(error) => error.into(),
+        }
+    }
+
+    async fn call(
+        &self,
+        sql: &str,
+        log_comment: &str,
+        block: Bytes,
+        query_id: &str,
+    ) -> Result<(), CallError> {
         let mut settings = vec![
             // The answer must mean that the rows are in the table, not in a queue.
             ("async_insert", "0"),
@@ -159,9 +175,6 @@ impl Inserter {
             settings.push(("insert_quorum", &self.quorum));
         }
         let statement = Statement { sql, settings: &settings, query_id };
-        match self.client.call(&statement, block, self.deadline).await {
-            Ok(_) => Outcome::Stored,
-            Err(error) => error.into(),
-        }
+        self.client.call(&statement, block, self.deadline).await.map(drop)
     }
 }

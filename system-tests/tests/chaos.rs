@@ -13,7 +13,6 @@ fn whatever_is_killed_stopped_or_cut_off_every_acknowledged_reading_is_one_row()
         plan: PlanOptions { seed: 2, faults: 28, round_of: 10, window_ms: 8_000, stop_ms_max: 9_000 },
         devices: 100,
         rate: 1_000.0,
-        rollups: true,
         memory_bytes_max: 256_000_000,
         folder: new_folder(&std::env::temp_dir()),
     };

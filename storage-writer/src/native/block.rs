@@ -4,8 +4,10 @@
 
 use bytes::Bytes;
 
+use super::COLUMNS;
+#[cfg(test)]
+use super::Rows;
 use super::put::{put_string, put_varint, varint_bytes};
-use super::{COLUMNS, Rows};
 
 /// Bytes of one value in each column; `None` for the map. A nullable value is preceded by as many marks as there are
 /// rows.
@@ -147,6 +149,7 @@ impl Block {
     }
 }
 
+#[cfg(test)]
 impl Rows {
     /// The rows as a block that can be looked into.
     pub fn to_block(&self) -> Option<Block> {

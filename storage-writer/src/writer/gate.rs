@@ -17,7 +17,8 @@ pub(super) struct Abandoned;
 pub(super) struct Gate(Mutex<Breaker>);
 
 impl Gate {
-    /// A closed gate opens... once failures come in a row; pauses are in milliseconds.
+    /// Lets everything pass until failures come in a row; then it is tried again after pauses between these, in
+    /// milliseconds.
     pub(super) fn new(pause_min_ms: u64, pause_max_ms: u64) -> Self {
         Self(Mutex::new(Breaker::new(pause_min_ms, pause_max_ms)))
     }

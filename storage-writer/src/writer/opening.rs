@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use penstock_service::backoff::Backoff;
 use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
 
@@ -64,7 +63,7 @@ pub(super) async fn open(
                 // Without a receiver the writer has ended.
                 let _ = opened.send(partition).await;
             }
-            if !closed.is_empty() && wait(&mut backoff, &assignment).await.is_err() {
+            if !closed.is_empty() && pause_unless(backoff.next(), &assignment).await.is_err() {
                 return;
             }
         }
@@ -75,10 +74,6 @@ pub(super) async fn open(
         () = store.abort.cancelled() => {}
         () = work => {}
     }
-}
-
-async fn wait(backoff: &mut Backoff, assignment: &CancellationToken) -> Result<(), Abandoned> {
-    pause_unless(backoff.next(), assignment).await
 }
 
 /// Opens what can be opened now.

@@ -7,6 +7,7 @@
 //! committed offset. (To claim anew and to ask for this block alone would not do: another writer may have had the
 //! partitions in between and stored records that lie in other batches here. `tests/fencing_model` has the trace.)
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -123,8 +124,8 @@ impl Store {
             let claimed = self.claimed(ranges);
             let is_ours = |partition| claimed.as_ref().is_none_or(|claimed| claimed.get(partition).is_some());
             let mut block = block.filter(|partition, _| is_ours(partition));
-            if doubtful && self.fence.is_some() {
-                block = self.unstored(&block, attempts).await?;
+            if doubtful {
+                block = self.unstored(block, attempts).await?;
             }
             if block.rows() == 0 {
                 continue;
@@ -135,8 +136,7 @@ impl Store {
                 // Nothing of it is held any longer: neither is what is left to be done.
                 Attempt::Lost { fenced } => settled.fenced |= fenced,
                 Attempt::Rows(error) => {
-                    let block =
-                        if self.fence.is_some() { self.unstored(&block, attempts).await? } else { block };
+                    let block = self.unstored(block, attempts).await?;
                     if block.rows() > 1 && settled.bad.len() < BAD_ROWS_MAX {
                         let (front, back) = block.split_at(block.rows() / 2);
                         todo.push(Rest { block: back, doubtful: false });
@@ -222,10 +222,18 @@ impl Store {
         }
     }
 
-    /// The rows of a block that are not stored. Those that are may be missing where the latest readings are kept, so
-    /// they are sent there.
-    async fn unstored(&self, block: &Block, attempts: &mut Attempts<'_>) -> Result<Block, Abandoned> {
-        let found = self.ask(&spans(block), attempts).await?;
+    /// The rows of a block that are not stored; all of it where rows need be stored only at least once. Those that are
+    /// stored may be missing where the latest readings are kept, so they are sent there.
+    async fn unstored(&self, block: Block, attempts: &mut Attempts<'_>) -> Result<Block, Abandoned> {
+        if self.fence.is_none() {
+            return Ok(block);
+        }
+        let spans = &spans(&block);
+        let found =
+            self.until_it_works(attempts, |_| async move {
+                stored::ask(&self.client, &self.database, spans).await
+            })
+            .await?;
         let is_stored = |partition: u16, offset: u64| {
             found.get(&partition).is_some_and(|set: &OffsetSet| set.contains(offset))
         };
@@ -237,20 +245,29 @@ impl Store {
         Ok(block.filter(|partition, offset| !is_stored(partition, offset)))
     }
 
-    /// Asks which offsets of the spans are stored, until there is an answer.
-    async fn ask(
+    async fn feed_latest(&self, block: &Bytes, attempts: &mut Attempts<'_>) -> Result<(), Abandoned> {
+        let feed =
+            |query_id: String| async move { self.inserter.feed_latest(block.clone(), &query_id).await };
+        self.until_it_works(attempts, feed).await
+    }
+
+    /// Makes a call that may be made twice, until it works. It is given a query id.
+    async fn until_it_works<T, F>(
         &self,
-        spans: &[Span],
         attempts: &mut Attempts<'_>,
-    ) -> Result<std::collections::BTreeMap<u16, OffsetSet>, Abandoned> {
+        call: impl Fn(String) -> F,
+    ) -> Result<T, Abandoned>
+    where
+        F: Future<Output = Result<T, CallError>>,
+    {
         loop {
             let permit = self.gate.pass(&self.abort, &self.metrics).await?;
-            let found = tokio::select! {
+            let result = tokio::select! {
                 biased;
-                found = stored::ask(&self.client, &self.database, spans) => found,
+                result = call(attempts.next()) => result,
                 () = self.abort.cancelled() => return Err(Abandoned),
             };
-            match found {
+            match result {
                 Ok(found) => {
                     permit.worked();
                     return Ok(found);
@@ -261,33 +278,6 @@ impl Store {
                     attempts.pause(self).await?;
                 }
             }
-        }
-    }
-
-    async fn feed_latest(&self, block: &Bytes, attempts: &mut Attempts<'_>) -> Result<(), Abandoned> {
-        loop {
-            let permit = self.gate.pass(&self.abort, &self.metrics).await?;
-            let query_id = attempts.next();
-            let outcome = tokio::select! {
-                biased;
-                outcome = self.inserter.feed_latest(block.clone(), &query_id) => outcome,
-                () = self.abort.cancelled() => return Err(Abandoned),
-            };
-            let error = match outcome {
-                Outcome::Stored => {
-                    permit.worked();
-                    return Ok(());
-                }
-                Outcome::NotSent(error)
-                | Outcome::Fenced(error)
-                | Outcome::Rows(error)
-                | Outcome::Refused(error)
-                | Outcome::Transient(error)
-                | Outcome::Unknown(error) => error,
-            };
-            permit.failed();
-            self.failed(&error);
-            attempts.pause(self).await?;
         }
     }
 
@@ -367,7 +357,7 @@ fn covers(claimed: &Claimed, ranges: &[OffsetRange]) -> bool {
 
 /// What of each partition a block covers.
 fn spans(block: &Block) -> Vec<Span> {
-    let mut spans: std::collections::BTreeMap<u16, Span> = std::collections::BTreeMap::new();
+    let mut spans: BTreeMap<u16, Span> = BTreeMap::new();
     for row in 0..block.rows() {
         let (partition, offset) = (block.partition(row), block.offset(row));
         let span = spans.entry(partition).or_insert(Span { partition, first: offset, next: offset + 1 });

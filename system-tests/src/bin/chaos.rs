@@ -79,7 +79,6 @@ fn main() -> ExitCode {
         plan: plan_options,
         devices: cli.devices,
         rate: cli.rate,
-        rollups: true,
         memory_bytes_max: cli.memory_mb_max * 1_000_000,
         folder: new_folder(&cli.dir),
     };

@@ -44,8 +44,6 @@ pub struct Options {
     pub devices: usize,
     /// Readings they publish a second, together.
     pub rate: f64,
-    /// Whether rollups are compared.
-    pub rollups: bool,
     /// Resident memory that no gateway and no writer may exceed, in bytes.
     pub memory_bytes_max: u64,
     /// Where data, configuration and logs go; must not be there yet. Kept if the run fails.
@@ -202,7 +200,7 @@ impl Suite<'_> {
             return None;
         }
         let Verdict { findings, records, rows, letters, collapsed, extra } =
-            self.oracle.check(runtime, &site.chain, || site.is_quiet(), &ledger, options.rollups);
+            self.oracle.check(runtime, &site.chain, || site.is_quiet(), &ledger, true);
         let checked_s = began.elapsed().as_secs_f64();
         if report.unacknowledged > 0 {
             outcome.findings.push(format!("{} readings were never acknowledged", report.unacknowledged));
