@@ -190,7 +190,7 @@ async fn g5_rows_that_clickhouse_does_not_take_become_dead_letters_and_all_other
 /// A transaction that stays open for as long as this lives, longer than a writer lets any last: offsets that Kafka leaves
 /// undecided. Seen for ever after a shutdown of Kafka in the wrong millisecond; here it lasts for two minutes.
 struct Undecided {
-    release: std::sync::mpsc::Sender<()>,
+    release: std::sync::mpsc::SyncSender<()>,
     thread: std::thread::JoinHandle<()>,
 }
 
@@ -198,8 +198,8 @@ impl Undecided {
     /// Stores `letter` in the storage-failures topic, and then leaves it undecided whether the `next` offsets are committed.
     fn begin(config: &Config, letter: (i32, i64), next: Vec<(i32, i64)>) -> Self {
         let config = config.clone();
-        let (ready_in, ready) = std::sync::mpsc::channel();
-        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (ready_in, ready) = std::sync::mpsc::sync_channel(1);
+        let (release, released) = std::sync::mpsc::sync_channel::<()>(1);
         let thread = std::thread::spawn(move || {
             let client = settings(&config);
             let settings = TransactionSettings {
