@@ -5,9 +5,11 @@
 
 pub mod admin;
 pub mod backoff;
+pub mod condition;
 pub mod config;
 pub mod metrics;
 pub mod shutdown;
 pub mod telemetry;
+pub mod waiting;
 
 pub use config::{Config, ConfigErrors, Loaded, Secret};

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use penstock_service::waiting;
 use tokio_util::sync::CancellationToken;
 
 use crate::breaker::{self, Breaker, State};
@@ -89,9 +90,5 @@ impl Drop for Permit<'_> {
 
 /// Waits, unless nothing may be tried any longer.
 pub(super) async fn pause_unless(pause: Duration, abort: &CancellationToken) -> Result<(), Abandoned> {
-    tokio::select! {
-        biased;
-        () = abort.cancelled() => Err(Abandoned),
-        () = tokio::time::sleep(pause) => Ok(()),
-    }
+    if waiting::pause(pause, abort).await { Ok(()) } else { Err(Abandoned) }
 }

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use penstock_kafka::{Consumer, TopicPartition};
 use penstock_service::admin::Latch;
-
-use super::condition::Condition;
+use penstock_service::condition::Condition;
 
 /// How long the thread waits for Kafka's answer when it asks whether it is back.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);

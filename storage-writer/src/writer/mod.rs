@@ -7,7 +7,6 @@
 //! the room its buffers grow into; what librdkafka has fetched, and one poll beyond a full batch.
 
 mod assignment;
-mod condition;
 mod consume;
 mod durability;
 mod floors;
@@ -30,6 +29,7 @@ use penstock_kafka::{Consumer, ConsumerSettings, KafkaError, ProvisionError};
 use penstock_proto::topics::{READINGS, STORAGE_FAILURES};
 use penstock_service::Config;
 use penstock_service::admin::Readiness;
+use penstock_service::condition::Condition;
 use penstock_service::config::StorageGuarantee;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -43,7 +43,6 @@ use crate::metrics::Metrics;
 use crate::migrations::MigrateError;
 use crate::rollups::Rollups;
 use assignment::Assignment;
-use condition::Condition;
 use consume::{Consume, Covered, Parts};
 use floors::Group;
 use gate::Gate;
@@ -113,12 +112,12 @@ async fn run_with(
         start::topics(&config, &shutdown),
         start::schema(&client, &config, &latches, &shutdown),
     )?;
-    if ready != (true, true) {
+    if ready != (Some(()), Some(())) {
         return Ok(());
     }
+    let Some(level) = start::durability(&client, &config, &shutdown).await? else { return Ok(()) };
     metrics.clickhouse_up(true);
-    let level = durability::apply(&client, &config.clickhouse).await;
-    metrics.durability(level.map_err(|error| WriterError::Durability(Box::new(error)))?.name());
+    metrics.durability(level.name());
     // Ends the thread and the inserts when this future is dropped.
     let stop = shutdown.child_token();
     let abort = CancellationToken::new();

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use penstock_kafka::{Consumer, DeliveryError, KafkaError, TopicPartition, TransactionError};
 use penstock_service::backoff::Backoff;
+use penstock_service::condition::Condition;
 
-use super::condition::Condition;
 use super::letters::{Job, Letters, Posted};
 use super::pipe::Pipe;
 use crate::metrics::Metrics;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use penstock_service::condition::Condition;
 use tokio_util::sync::CancellationToken;
 
-use super::condition::Condition;
 use super::consume::Covered;
 use super::gate::pause_unless;
 use super::store::Store;

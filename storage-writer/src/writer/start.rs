@@ -3,16 +3,16 @@
 
 use std::time::Duration;
 
-use penstock_kafka::{ClientSettings, provision};
+use penstock_kafka::{ClientSettings, ProvisionError, provision};
 use penstock_service::Config;
 use penstock_service::admin::{Latch, Readiness};
 use penstock_service::backoff::Backoff;
+use penstock_service::waiting::until_works;
 use tokio_util::sync::CancellationToken;
 
 use super::WriterError;
-use super::condition::Condition;
-use super::gate::pause_unless;
-use crate::clickhouse::{CallError, Client};
+use super::durability::{self, Level};
+use crate::clickhouse::{CallError, Class, Client};
 use crate::migrations::{self, MigrateError, State};
 
 const PROVISION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,62 +42,52 @@ pub(super) fn client_settings(config: &Config) -> ClientSettings {
     }
 }
 
-/// Waits until the topics are as they must be. `false` if the writer is to stop before.
-pub(super) async fn topics(config: &Config, shutdown: &CancellationToken) -> Result<bool, WriterError> {
-    let condition = Condition::new("preparing topics in Kafka");
-    let specs = penstock_kafka::topic_specs(&config.kafka.topic_prefix, config.kafka.replication_factor);
-    let settings = client_settings(config);
-    let mut backoff = Backoff::new(config.writer.backoff_min_ms, config.writer.backoff_max_ms);
-    loop {
-        let provisioned = tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return Ok(false),
-            provisioned = provision(&settings, &specs, PROVISION_TIMEOUT) => provisioned,
-        };
-        match provisioned {
-            Ok(()) => {
-                condition.worked();
-                return Ok(true);
-            }
-            Err(error) if error.is_transient() => condition.failed("unreachable", false, &error),
-            Err(error) => return Err(error.into()),
-        }
-        if pause_unless(backoff.next(), shutdown).await.is_err() {
-            return Ok(false);
-        }
-    }
+fn backoff(config: &Config) -> Backoff {
+    Backoff::new(config.writer.backoff_min_ms, config.writer.backoff_max_ms)
 }
 
-/// Waits until ClickHouse answers and has the schema. `false` if the writer is to stop before.
+/// Waits until the topics are as they must be. `None` if the writer is to stop before.
+pub(super) async fn topics(config: &Config, shutdown: &CancellationToken) -> Result<Option<()>, WriterError> {
+    let specs = penstock_kafka::topic_specs(&config.kafka.topic_prefix, config.kafka.replication_factor);
+    let settings = client_settings(config);
+    let passing = |error: &ProvisionError| error.is_transient().then_some("unreachable");
+    let attempt = || provision(&settings, &specs, PROVISION_TIMEOUT);
+    let ready = until_works("preparing topics in Kafka", backoff(config), shutdown, passing, attempt).await?;
+    Ok(ready)
+}
+
+/// Waits until ClickHouse answers and has the schema. `None` if the writer is to stop before.
 pub(super) async fn schema(
     client: &Client,
     config: &Config,
     latches: &Latches,
     shutdown: &CancellationToken,
-) -> Result<bool, WriterError> {
-    let condition = Condition::new("preparing the schema in ClickHouse");
-    let mut backoff = Backoff::new(config.writer.backoff_min_ms, config.writer.backoff_max_ms);
-    loop {
-        let attempt = tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return Ok(false),
-            attempt = prepare(client, config, latches) => attempt,
-        };
-        match attempt {
-            Ok(()) => {
-                condition.worked();
-                latches.schema.set(true);
-                return Ok(true);
-            }
-            Err(error) if error.is_transient() => {
-                condition.failed(error.call_error().map_or("schema", CallError::kind), false, &error);
-            }
-            Err(error) => return Err(error.into()),
-        }
-        if pause_unless(backoff.next(), shutdown).await.is_err() {
-            return Ok(false);
-        }
-    }
+) -> Result<Option<()>, WriterError> {
+    let passing = |error: &MigrateError| {
+        error.is_transient().then(|| error.call_error().map_or("schema", CallError::kind))
+    };
+    let attempt = || prepare(client, config, latches);
+    let what = "preparing the schema in ClickHouse";
+    let ready = until_works(what, backoff(config), shutdown, passing, attempt).await?;
+    latches.schema.set(ready.is_some());
+    Ok(ready)
+}
+
+/// Waits until the durability of inserts is what was asked for, and says which it is. `None` if the writer is to stop
+/// before.
+pub(super) async fn durability(
+    client: &Client,
+    config: &Config,
+    shutdown: &CancellationToken,
+) -> Result<Option<Level>, WriterError> {
+    let passing = |error: &CallError| {
+        let passes = !matches!(error.class(), Class::Permanent | Class::Rows);
+        passes.then(|| error.kind())
+    };
+    let attempt = || durability::apply(client, &config.clickhouse);
+    let what = "setting the durability of inserts";
+    let level = until_works(what, backoff(config), shutdown, passing, attempt).await;
+    level.map_err(|error| WriterError::Durability(Box::new(error)))
 }
 
 async fn prepare(client: &Client, config: &Config, latches: &Latches) -> Result<(), MigrateError> {

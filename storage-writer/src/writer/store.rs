@@ -14,9 +14,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use penstock_service::admin::Latch;
 use penstock_service::backoff::Backoff;
+use penstock_service::condition::Condition;
 use tokio_util::sync::CancellationToken;
 
-use super::condition::Condition;
 use super::gate::{Abandoned, Gate, pause_unless};
 use crate::batch::Cut;
 use crate::claims::{Claimed, Claims};

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 /// Whether something outside works. Logs when that changes, not every time it is seen.
 #[derive(Debug)]
-pub(super) struct Condition {
+pub struct Condition {
     what: &'static str,
     state: Mutex<Option<Trouble>>,
 }
@@ -21,13 +21,13 @@ struct Trouble {
 
 impl Condition {
     /// `what` works, as far as is known. It begins a sentence: "inserting into ClickHouse".
-    pub(super) const fn new(what: &'static str) -> Self {
+    pub const fn new(what: &'static str) -> Self {
         Self { what, state: Mutex::new(None) }
     }
 
     /// It did not work. Logged if it worked before, or failed in another way. `for_good`: it cannot work before
     /// somebody has changed something.
-    pub(super) fn failed(&self, kind: &str, for_good: bool, error: &dyn fmt::Display) {
+    pub fn failed(&self, kind: &str, for_good: bool, error: &dyn fmt::Display) {
         let mut state = self.state.lock();
         let (since, times) =
             state.as_ref().map_or((Instant::now(), 0), |trouble| (trouble.since, trouble.times));
@@ -47,7 +47,7 @@ impl Condition {
     }
 
     /// It worked. Logged if it did not before.
-    pub(super) fn worked(&self) {
+    pub fn worked(&self) {
         let trouble = self.state.lock().take();
         if let Some(Trouble { since, times, .. }) = trouble {
             let seconds = since.elapsed().as_secs_f64();
@@ -56,7 +56,7 @@ impl Condition {
     }
 
     /// Whether it did not work when it was last tried.
-    pub(super) fn is_failing(&self) -> bool {
+    pub fn is_failing(&self) -> bool {
         self.state.lock().is_some()
     }
 }
