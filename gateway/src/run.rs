@@ -9,6 +9,7 @@ use penstock_kafka::{ClientSettings, KafkaError, Producer, ProducerSettings, Pro
 use penstock_proto::Limits;
 use penstock_service::admin::{Latch, Readiness};
 use penstock_service::backoff::Backoff;
+use penstock_service::waiting::until_works;
 use penstock_service::{Config, shutdown};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -88,10 +89,9 @@ async fn serve(parts: Parts, latches: Latches) -> Result<(), GatewayError> {
     let bound = Bound::bind(config.gateway.listen)?;
 
     let client = client_settings(&config);
-    let Some(provisioned) = shutdown.run_until_cancelled(provision(&config, &client)).await else {
+    if provision(&config, &client, &shutdown).await?.is_none() {
         return Ok(());
-    };
-    provisioned?;
+    }
     latches.kafka.set(true);
 
     let bridge = Arc::new(bridge(&config, &client, bridge_metrics)?);
@@ -141,29 +141,18 @@ fn client_settings(config: &Config) -> ClientSettings {
     }
 }
 
-/// Creates what topics are missing and checks the rest; waits for Kafka as long as it takes, and says so once.
-async fn provision(config: &Config, client: &ClientSettings) -> Result<(), ProvisionError> {
+/// Creates what topics are missing and checks the rest; waits for Kafka as long as it takes, and says so once. `None` if
+/// the gateway is to stop before.
+async fn provision(
+    config: &Config,
+    client: &ClientSettings,
+    shutdown: &CancellationToken,
+) -> Result<Option<()>, ProvisionError> {
     let specs = penstock_kafka::topic_specs(&config.kafka.topic_prefix, config.kafka.replication_factor);
-    let mut backoff = Backoff::new(100, 2_000);
-    let mut said = false;
-    loop {
-        match penstock_kafka::provision(client, &specs, PROVISION_TIMEOUT).await {
-            Ok(()) => {
-                if said {
-                    info!(brokers = client.brokers, "Kafka is there");
-                }
-                return Ok(());
-            }
-            Err(error) if error.is_transient() => {
-                if !said {
-                    warn!(%error, "gateway waits for Kafka; nobody can connect until it is there");
-                    said = true;
-                }
-                tokio::time::sleep(backoff.next()).await;
-            }
-            Err(error) => return Err(error),
-        }
-    }
+    let passing = |error: &ProvisionError| error.is_transient().then_some("unreachable");
+    let attempt = || penstock_kafka::provision(client, &specs, PROVISION_TIMEOUT);
+    let what = "preparing the gateway's topics in Kafka";
+    until_works(what, Backoff::new(100, 2_000), shutdown, passing, attempt).await
 }
 
 fn bridge(

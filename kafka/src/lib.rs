@@ -28,5 +28,6 @@ pub use receipt::{Completion, Receipt, receipt};
 pub use scanner::{ScanFrom, Scanner};
 pub use settings::{ClientSettings, ConsumerSettings, ProducerSettings, TransactionSettings};
 pub use transactions::{
-    GroupMetadata, Transaction, TransactionError, TransactionRecord, TransactionalProducer,
+    GroupMetadata, Outbox, OwnedRecord, Parcel, Sent, Transaction, TransactionError, TransactionRecord,
+    TransactionalProducer,
 };

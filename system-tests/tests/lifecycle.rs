@@ -203,7 +203,7 @@ fn a_gateway_waits_for_kafka_says_so_once_and_then_serves() {
     chain.stack.kafka.stop().unwrap();
     let (config, admin) = chain.config("gateway");
     let mut gateway = Penstock::start(&["gateway"], &config, admin);
-    let waits = "gateway waits for Kafka";
+    let waits = "preparing the gateway's topics in Kafka";
     until("the warning", Duration::from_secs(30), || gateway.log_text().contains(waits));
     let (status, waiting_for) = body(&gateway, "/readyz");
     assert_eq!(status, "HTTP/1.1 503 Service Unavailable");
@@ -224,7 +224,9 @@ fn sigterm_while_it_waits_for_kafka_ends_it_in_good_order() {
     chain.stack.kafka.stop().unwrap();
     let (config, admin) = chain.config("penstock");
     let mut gateway = Penstock::start(&["gateway"], &config, admin);
-    until("the warning", Duration::from_secs(30), || gateway.log_text().contains("gateway waits for Kafka"));
+    until("the warning", Duration::from_secs(30), || {
+        gateway.log_text().contains("preparing the gateway's topics in Kafka")
+    });
     assert_eq!(gateway.stop(SOON).code(), Some(0), "{}", gateway.log_text());
 }
 

@@ -29,12 +29,14 @@
 //! ```
 
 mod error;
+mod outbox;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
 pub use self::error::TransactionError;
+pub use self::outbox::{Outbox, OwnedRecord, Parcel, Sent};
 use crate::sys::{Code, Content, Failure, TopicHandle, TransactionClient};
 use crate::{ClientSettings, DeliveryError, TopicPartition, TransactionSettings};
 

@@ -32,6 +32,8 @@ section! {
         writer: Writer = Writer::default();
         /// The ClickHouse server.
         clickhouse: ClickHouse = ClickHouse::default();
+        /// Rules over readings, and the alerts they raise.
+        alerts: Alerts = Alerts::default();
         /// Logs, metrics and health.
         telemetry: Telemetry = Telemetry::default();
     }
@@ -229,6 +231,46 @@ section! {
         /// Replicas that must have the rows before an insert is done (`insert_quorum`). Only replicated tables heed
         /// it.
         insert_quorum: u16 = 1, in 1..=100;
+    }
+}
+
+section! {
+    /// Rules over readings, and the alerts they raise.
+    pub struct Alerts {
+        /// File with the rules, see `penstock rules --help`; empty for those that are built in (five readings over
+        /// 80 degrees Celsius in 5 minutes, low batteries). It is read again when it changes, and on SIGHUP.
+        rules: PathBuf = PathBuf::new();
+        /// Consumer group. Alerters with the same group share the partitions; they must have the same rules.
+        group: String = "penstock-alerts".to_owned();
+        /// Where to begin in a partition that no alerter of the group has read: `earliest` or `latest`.
+        start: AlertsStart = AlertsStart::Earliest;
+        /// How often what the rules know of each device is saved, in milliseconds. Readings that came since are read
+        /// again after a crash.
+        checkpoint_every_ms: u64 = 60_000, in 100..=3_600_000;
+        /// How long a reading may be on its way into Kafka, in milliseconds: a device counts as silent that much
+        /// later. At `bridge.delivery_timeout_ms` and more no outage of Kafka makes a device look silent.
+        no_data_grace_ms: u64 = 35_000, in 1..=3_600_000;
+        /// Bytes fetched from Kafka ahead of the rules.
+        fetch_bytes_max: usize = 64 * MIB, in 65_536..=2_147_482_624;
+        /// Shortest pause before a failed transaction is tried again, in milliseconds.
+        backoff_min_ms: u64 = 50, in 1..=3_600_000;
+        /// Longest pause before a failed transaction is tried again, in milliseconds. At least `backoff_min_ms`.
+        backoff_max_ms: u64 = 5_000, in 1..=3_600_000;
+        /// How long Kafka waits for a silent alerter before its partitions go to another, in milliseconds.
+        /// Brokers refuse less than their `group.min.session.timeout.ms`, 6000 unless changed.
+        session_timeout_ms: u64 = 10_000, in 1_000..=300_000;
+        /// How long the last alerts and the last checkpoint may take at shutdown, in milliseconds.
+        drain_timeout_ms: u64 = 20_000, in 1..=3_600_000;
+    }
+}
+
+choice! {
+    /// Where alerting begins.
+    pub enum AlertsStart {
+        /// At the oldest reading that Kafka has: the default.
+        Earliest = "earliest",
+        /// At the readings to come.
+        Latest = "latest",
     }
 }
 

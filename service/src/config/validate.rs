@@ -10,7 +10,7 @@ use toml::Value;
 use super::convert::{quote, refusal};
 use super::properties;
 use super::section::{Kind, Node, Schema};
-use super::sections::{Bridge, ClickHouse, Config, Gateway, Kafka, Telemetry, Writer};
+use super::sections::{Alerts, Bridge, ClickHouse, Config, Gateway, Kafka, Telemetry, Writer};
 use super::suggest::closest;
 use crate::telemetry::parse_filter;
 
@@ -45,6 +45,7 @@ impl Config {
         rules.kafka(&self.kafka);
         rules.bridge(&self.bridge);
         rules.writer(&self.writer);
+        rules.alerts(&self.alerts);
         rules.clickhouse(&self.clickhouse);
         rules.telemetry(&self.telemetry);
         rules.listeners(self);
@@ -67,16 +68,21 @@ impl Rules {
     }
 
     fn ranges(&mut self, config: &Config) {
-        let shown = config.shown();
+        let (shown, defaults) = (config.shown(), Config::default().shown());
         for key in Schema::of::<Config>().keys() {
-            let value = key.path.split('.').try_fold(&shown, |value, part| value.get(part));
+            let value_in = |table| key.path.split('.').try_fold(table, |value: &Value, part| value.get(part));
+            let value = value_in(&shown);
             if let (Some(Value::Integer(found)), Some(range)) = (value, &key.range)
                 && !range.contains(found)
             {
                 self.broken(&[&key.path], refusal(key, &found.to_string()));
             }
             if let (Some(Value::String(path)), Kind::Path) = (value, key.kind) {
-                self.require(!path.is_empty(), &key.path, || "is empty; name a file".to_owned());
+                // Where the default is no file, no file is a value.
+                let may_be_empty = value_in(&defaults) == value;
+                self.require(!path.is_empty() || may_be_empty, &key.path, || {
+                    "is empty; name a file".to_owned()
+                });
             }
         }
     }
@@ -157,6 +163,16 @@ impl Rules {
         self.at_most(
             ("writer.backoff_min_ms", u128::from(writer.backoff_min_ms)),
             ("writer.backoff_max_ms", u128::from(writer.backoff_max_ms)),
+        );
+    }
+
+    fn alerts(&mut self, alerts: &Alerts) {
+        self.require(!alerts.group.trim().is_empty(), "alerts.group", || {
+            "is empty; name a consumer group, such as penstock-alerts".to_owned()
+        });
+        self.at_most(
+            ("alerts.backoff_min_ms", u128::from(alerts.backoff_min_ms)),
+            ("alerts.backoff_max_ms", u128::from(alerts.backoff_max_ms)),
         );
     }
 

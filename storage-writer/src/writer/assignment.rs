@@ -105,7 +105,7 @@ impl Assignment {
     ///
     /// # Errors
     /// It cannot be moved; the partition has to stay closed.
-    pub(super) fn place(&self, consumer: &Consumer, opened: &Opened) -> Result<(), KafkaError> {
+    pub(super) fn place(&self, consumer: &mut Consumer, opened: &Opened) -> Result<(), KafkaError> {
         let partition = self.named(opened.closed.partition.into());
         let floor = match opened.floor {
             Some(floor) => floor,

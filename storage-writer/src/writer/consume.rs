@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 use super::WriterError;
 use super::assignment::Assignment;
 use super::health::KafkaHealth;
-use super::letters::Letters;
 use super::opening::Opened;
 use super::pipe::Pipe;
 use super::posting::Posting;
@@ -89,7 +88,7 @@ pub(super) struct Parts {
     pub(super) topic: Arc<str>,
     pub(super) pipe: Pipe,
     pub(super) assignment: Assignment,
-    pub(super) letters: Letters,
+    pub(super) posting: Posting,
     pub(super) health: KafkaHealth,
     pub(super) metrics: Metrics,
     pub(super) covered: Covered,
@@ -98,9 +97,8 @@ pub(super) struct Parts {
 
 impl Consume {
     pub(super) fn new(parts: Parts, config: &Writer) -> Self {
-        let Parts { consumer, topic, pipe, assignment, letters, health, metrics, covered, store } = parts;
+        let Parts { consumer, topic, pipe, assignment, posting, health, metrics, covered, store } = parts;
         let now = Instant::now();
-        let posting = Posting::new(letters, metrics.clone(), store.backoff());
         Self {
             consumer,
             topic,
@@ -191,7 +189,7 @@ impl Consume {
                 self.waiting.push(opened);
                 continue;
             }
-            if let Err(error) = self.assignment.place(&self.consumer, &opened) {
+            if let Err(error) = self.assignment.place(&mut self.consumer, &opened) {
                 tracing::warn!(partition = number, "cannot go back to the committed offset yet: {error}");
                 // The others would wait for the same broker, one after the other.
                 reachable = false;

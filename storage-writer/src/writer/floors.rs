@@ -43,7 +43,7 @@ pub(super) struct Group {
     /// The topic with readings.
     pub(super) topic: Arc<str>,
     /// The topic with dead letters.
-    pub(super) letters_topic: String,
+    pub(super) letters_topic: Arc<str>,
 }
 
 impl Group {

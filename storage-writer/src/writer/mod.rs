@@ -25,7 +25,7 @@ mod store;
 use std::sync::Arc;
 use std::time::Duration;
 
-use penstock_kafka::{Consumer, ConsumerSettings, KafkaError, ProvisionError};
+use penstock_kafka::{Consumer, ConsumerSettings, KafkaError, Outbox, ProvisionError, TransactionSettings};
 use penstock_proto::topics::{READINGS, STORAGE_FAILURES};
 use penstock_service::Config;
 use penstock_service::admin::Readiness;
@@ -47,8 +47,9 @@ use consume::{Consume, Covered, Parts};
 use floors::Group;
 use gate::Gate;
 use health::KafkaHealth;
-use letters::Letters;
+use letters::{Letters, TRANSACTION_TIMEOUT};
 use pipe::{Pipe, Source};
+use posting::Posting;
 use pressure::Stretch;
 use start::{Latches, client_settings};
 use store::Store;
@@ -228,13 +229,15 @@ fn consume(
         bytes_max: writer.batch_bytes_max,
         age_max: Duration::from_millis(writer.batch_age_ms_max),
     };
-    let letters = Letters::new(
-        client.clone(),
-        format!("{prefix}{STORAGE_FAILURES}"),
-        topic.to_string(),
-        format!("{}-{}", writer.group, store.run_id),
-        store.abort.clone(),
-    );
+    let letters_topic: Arc<str> = format!("{prefix}{STORAGE_FAILURES}").into();
+    let letters = Letters { topic: Arc::clone(&letters_topic), source_topic: Arc::clone(&topic) };
+    let transactions = TransactionSettings {
+        transactional_id: format!("{}-{}", writer.group, store.run_id),
+        timeout: TRANSACTION_TIMEOUT,
+        ..TransactionSettings::default()
+    };
+    let outbox = Outbox::new(client.clone(), transactions, store.abort.clone());
+    let posting = Posting::new(letters, outbox, metrics.clone(), store.backoff());
     let source = Source { client, topic: Arc::clone(&topic) };
     let runtime = Handle::current();
     let inserts_max = writer.inserts_inflight_max;
@@ -244,9 +247,9 @@ fn consume(
         client: client_settings(config),
         name: writer.group.clone(),
         topic: Arc::clone(&topic),
-        letters_topic: format!("{prefix}{STORAGE_FAILURES}"),
+        letters_topic,
     });
     let assignment = Assignment::new(Arc::clone(&store), group, runtime, Arc::clone(&topic));
-    let parts = Parts { consumer, topic, pipe, assignment, letters, health, metrics, covered, store };
+    let parts = Parts { consumer, topic, pipe, assignment, posting, health, metrics, covered, store };
     Ok(Consume::new(parts, writer))
 }

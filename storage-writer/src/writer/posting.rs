@@ -1,12 +1,15 @@
 //! Dead letters as the consumer's thread sees them: when a transaction can begin, and what follows from its end.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use penstock_kafka::{Consumer, DeliveryError, KafkaError, TopicPartition, TransactionError};
+use penstock_kafka::{
+    Consumer, DeliveryError, KafkaError, Outbox, Parcel, Sent, TopicPartition, TransactionError,
+};
 use penstock_service::backoff::Backoff;
 use penstock_service::condition::Condition;
 
-use super::letters::{Job, Letters, Posted};
+use super::letters::Letters;
 use super::pipe::Pipe;
 use crate::metrics::Metrics;
 use crate::offsets::Ripe;
@@ -21,6 +24,7 @@ const UNSURE_MAX: Duration = Duration::from_secs(25);
 #[derive(Debug)]
 pub(super) struct Posting {
     letters: Letters,
+    outbox: Outbox,
     metrics: Metrics,
     condition: Condition,
     backoff: Backoff,
@@ -34,9 +38,10 @@ pub(super) struct Posting {
 }
 
 impl Posting {
-    pub(super) fn new(letters: Letters, metrics: Metrics, backoff: Backoff) -> Self {
+    pub(super) fn new(letters: Letters, outbox: Outbox, metrics: Metrics, backoff: Backoff) -> Self {
         Self {
             letters,
+            outbox,
             metrics,
             condition: Condition::new("storing records in the storage-failures topic"),
             backoff,
@@ -62,12 +67,12 @@ impl Posting {
         now: Instant,
     ) -> Result<(), std::io::Error> {
         if let Some(ripe) = self.under_way.take() {
-            match self.letters.ended() {
+            match self.outbox.ended() {
                 None => {
                     self.under_way = Some(ripe);
                     return Ok(());
                 }
-                Some(posted) => self.ended(pipe, ripe, posted, now),
+                Some(sent) => self.ended(pipe, ripe, sent, now),
             }
         }
         if self.retry_at.is_some_and(|at| now < at) {
@@ -99,34 +104,37 @@ impl Posting {
             return Ok(());
         };
         let next = ripe.next.iter().map(|reached| (named(reached.partition), reached.next)).collect();
-        self.letters.start()?;
-        self.letters.send(Job::Transact { letters, next, member, short: self.short })?;
+        let records =
+            letters.iter().map(|letter| Arc::new(self.letters.write(letter, !self.short))).collect();
+        self.outbox.send(Parcel { records, next, member })?;
         self.under_way = Some(ripe);
         Ok(())
     }
 
-    fn ended(&mut self, pipe: &mut Pipe, ripe: Ripe, posted: Posted, now: Instant) {
-        let error = match posted {
-            Posted::Committed => {
+    fn ended(&mut self, pipe: &mut Pipe, ripe: Ripe, sent: Sent, now: Instant) {
+        let error = match sent {
+            Sent::Committed => {
                 pipe.letters_done(&ripe, true);
                 self.condition.worked();
                 self.backoff.reset();
                 self.short = false;
                 return;
             }
-            Posted::Settled => {
+            Sent::Settled => {
                 // Asked for by `settle`, which goes on with it.
                 self.unsure = Some(ripe);
                 self.retry_at = None;
                 return;
             }
-            Posted::Failed(error) => error,
-            Posted::Unsure(error) => {
+            Sent::Failed(error) => error,
+            Sent::Unsure(error) => {
                 self.unsure = Some(ripe);
                 error
             }
         };
-        if let TransactionError::Abortable { delivery: Some(DeliveryError::TooLarge), .. } = &error {
+        if let TransactionError::Abortable { delivery: Some(DeliveryError::TooLarge), .. }
+        | TransactionError::Record(DeliveryError::TooLarge) = &error
+        {
             self.short = true;
         }
         self.condition.failed(kind(&error), false, &error);
@@ -144,9 +152,8 @@ impl Posting {
         ripe: Ripe,
         now: Instant,
     ) -> Result<bool, std::io::Error> {
-        if !self.letters.is_settled() {
-            self.letters.start()?;
-            self.letters.send(Job::Settle)?;
+        if !self.outbox.is_settled() {
+            self.outbox.settle()?;
             self.under_way = Some(ripe);
             return Ok(false);
         }
