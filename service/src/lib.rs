@@ -7,6 +7,7 @@ pub mod admin;
 pub mod backoff;
 pub mod condition;
 pub mod config;
+pub mod health;
 pub mod metrics;
 pub mod shutdown;
 pub mod telemetry;

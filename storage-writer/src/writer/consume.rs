@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use penstock_kafka::{Consumer, KafkaError, Polled, TopicPartition};
 use penstock_service::config::Writer;
+use penstock_service::health::Health;
 use tokio_util::sync::CancellationToken;
 
 use super::WriterError;
 use super::assignment::Assignment;
-use super::health::KafkaHealth;
 use super::opening::Opened;
 use super::pipe::Pipe;
 use super::posting::Posting;
@@ -34,6 +34,8 @@ const PAUSE_AFTER: Duration = Duration::from_millis(1_000);
 const COMMIT_EVERY: Duration = Duration::from_millis(200);
 /// Lag and the like are looked at this often.
 const OBSERVE_EVERY: Duration = Duration::from_millis(1_000);
+/// How long Kafka may take to say whether it is back, while the thread waits.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long Kafka may take to answer where the thread has to wait for it.
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -50,7 +52,7 @@ pub(super) struct Consume {
     pipe: Pipe,
     assignment: Assignment,
     posting: Posting,
-    health: KafkaHealth,
+    health: Health,
     metrics: Metrics,
     covered: Covered,
     /// Opened partitions that cannot be read yet: the batch still holds records of an earlier assignment of theirs, or
@@ -89,7 +91,7 @@ pub(super) struct Parts {
     pub(super) pipe: Pipe,
     pub(super) assignment: Assignment,
     pub(super) posting: Posting,
-    pub(super) health: KafkaHealth,
+    pub(super) health: Health,
     pub(super) metrics: Metrics,
     pub(super) covered: Covered,
     pub(super) store: Arc<Store>,
@@ -393,7 +395,11 @@ impl Consume {
         }
         self.observed_at = now;
         self.covered.set(&self.pipe.offsets);
-        self.health.look(&self.consumer, &self.topic);
+        let (consumer, probed) = (&self.consumer, self.partition(0));
+        self.health.look(consumer.errors(), || {
+            let asked = consumer.watermarks(&probed, PROBE_TIMEOUT).map(drop);
+            asked.map_err(|error| consumer.last_error().cloned().unwrap_or(error))
+        });
         for (number, next) in self.pipe.offsets.stored_below() {
             if let Some((_, high)) = self.consumer.cached_watermarks(&self.partition(number)) {
                 self.metrics.lag(number, (high - next).max(0));

@@ -11,7 +11,6 @@ mod consume;
 mod durability;
 mod floors;
 mod gate;
-mod health;
 mod letters;
 mod opening;
 mod pipe;
@@ -31,6 +30,7 @@ use penstock_service::Config;
 use penstock_service::admin::Readiness;
 use penstock_service::condition::Condition;
 use penstock_service::config::StorageGuarantee;
+use penstock_service::health::Health;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -46,7 +46,6 @@ use assignment::Assignment;
 use consume::{Consume, Covered, Parts};
 use floors::Group;
 use gate::Gate;
-use health::KafkaHealth;
 use letters::{Letters, TRANSACTION_TIMEOUT};
 use pipe::{Pipe, Source};
 use posting::Posting;
@@ -124,7 +123,7 @@ async fn run_with(
     let abort = CancellationToken::new();
     let _guards = (stop.clone().drop_guard(), abort.clone().drop_guard());
     let Latches { kafka, clickhouse, .. } = latches;
-    let health = KafkaHealth::new(kafka);
+    let health = Health::new(kafka, "reading from Kafka");
     let store = store(&config, client.clone(), clickhouse, metrics.clone(), abort.clone());
     let (covered, stretch) = (Covered::default(), Stretch::default());
     let shared = Shared { covered: covered.clone(), stretch: stretch.clone() };
@@ -205,7 +204,7 @@ fn store(
 fn consume(
     config: &Config,
     store: Arc<Store>,
-    health: KafkaHealth,
+    health: Health,
     metrics: Metrics,
     shared: Shared,
 ) -> Result<Consume, WriterError> {
