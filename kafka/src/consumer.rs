@@ -9,18 +9,19 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use crate::settings::{Properties, observer_properties};
-use crate::sys::{Code, GroupClient, Messages, Rebalance};
+use crate::sys::{Code, EndsBeside, GroupClient, Messages, Rebalance};
 use crate::{Batch, ClientSettings, ConsumerSettings, GroupMetadata, KafkaError, TopicPartition};
 
 /// A member of a consumer group. `Send`, not `Sync`: it lives on a thread of its own, since [`Self::poll`] blocks.
 ///
 /// Poll at least every `max.poll.interval.ms` (5 minutes), or the group gives the partitions to others. To leave in
 /// good order, call [`Self::begin_close`] and go on polling until [`Self::is_closed`]. A consumer that is just dropped
-/// leaves the group as well, without handing out a last `Revoked`; that blocks for about 5 s while Kafka does not answer.
+/// leaves the group as well, without handing out a last `Revoked`; that blocks for up to 8 s while Kafka does not
+/// answer.
 pub struct Consumer {
     /// Before the client, because it is dropped first: messages are part of it.
     messages: Messages,
-    group: GroupClient,
+    group: EndsBeside<GroupClient>,
     errors: u64,
     last_error: Option<KafkaError>,
     /// A fatal error ended the membership; there is nothing left to close.
@@ -173,7 +174,7 @@ impl Consumer {
     }
 
     fn with_properties(properties: &Properties, settings: &ConsumerSettings) -> Result<Self, KafkaError> {
-        let group = GroupClient::new(properties)?;
+        let group = EndsBeside::new(GroupClient::new(properties)?);
         group.subscribe(&settings.topics)?;
         Ok(Self {
             group,

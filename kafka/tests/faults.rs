@@ -200,6 +200,27 @@ fn closing_and_dropping_a_consumer_end_while_kafka_is_paused() {
 }
 
 #[test]
+fn a_consumer_whose_commit_is_not_answered_can_be_dropped() {
+    let kafka = kafka();
+    let name = topic("drop-committing", 1);
+    let mut member = Member::join(&unique("group"), &name);
+    member.until("the partition is assigned", |member| member.assigned.len() == 1);
+    kafka.pause().unwrap();
+    let ended = std::thread::spawn(move || {
+        let Member { mut consumer, .. } = member;
+        consumer.commit_async(&[(TopicPartition::new(name.as_str(), 0), 1)]).unwrap();
+        consumer.begin_close().unwrap();
+        drop(consumer.poll(1, Duration::from_secs(1)).unwrap());
+        let begin = Instant::now();
+        drop(consumer);
+        begin.elapsed()
+    });
+    let took = ended.join().unwrap();
+    kafka.resume().unwrap();
+    assert!(took < PATIENCE, "{took:?}");
+}
+
+#[test]
 fn a_commit_that_timed_out_is_resumed_and_comes_back_with_its_outcome() {
     let kafka = kafka();
     let name = topic("commit-paused", 1);

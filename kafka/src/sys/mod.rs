@@ -3,6 +3,7 @@
 //! Nothing here decides anything: it owns handles, passes memory in and out, and turns callbacks into values.
 
 mod admin;
+mod beside;
 mod client;
 mod conf;
 mod error;
@@ -14,6 +15,7 @@ mod producer;
 mod transactions;
 
 pub(crate) use admin::{TopicInfo, TopicOutcome};
+pub(crate) use beside::EndsBeside;
 pub(crate) use client::{Client, Queue};
 pub(crate) use error::Code;
 pub(crate) use group::{GroupClient, Rebalance};
