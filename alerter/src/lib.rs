@@ -1,0 +1,13 @@
+//! Rules over sensor readings, and the alerts they raise.
+//!
+//! [`rules`] reads the rules file, [`engine`] applies rules to readings, [`rehearsal`] shows what rules would have raised.
+//! These never do I/O besides reading the files they are given, and never look at a clock: what comes out depends on
+//! the rules, a device's state and the reading alone. docs/RULES.md says what every kind and modifier means.
+
+pub mod engine;
+pub mod rehearsal;
+pub mod rules;
+mod text;
+
+pub use engine::{Counts, Engine, Raised, Reading, SnapshotError};
+pub use rules::{MetricName, Rule, RuleSet, RulesError};
