@@ -2,12 +2,17 @@
 //!
 //! [`rules`] reads the rules file, [`engine`] applies rules to readings, [`rehearsal`] shows what rules would have raised.
 //! These never do I/O besides reading the files they are given, and never look at a clock: what comes out depends on
-//! the rules, a device's state and the reading alone. docs/RULES.md says what every kind and modifier means.
+//! the rules, a device's state and the reading alone. docs/RULES.md says what every kind and modifier means. [`run`] is the
+//! role around them: Kafka in, Kafka out.
 
 pub mod engine;
+mod metrics;
 pub mod rehearsal;
 pub mod rules;
+mod stage;
 mod text;
 
 pub use engine::{Counts, Engine, Raised, Reading, SnapshotError};
+pub use metrics::Metrics;
 pub use rules::{MetricName, Rule, RuleSet, RulesError};
+pub use stage::{AlerterError, run};

@@ -24,7 +24,7 @@ pub(crate) struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run roles until SIGTERM; without names: gateway and writer in one process
+    /// Run roles until SIGTERM; without names: gateway, writer and alerts in one process
     #[command(
         after_help = "Examples:\n  penstock run\n  penstock run gateway --config /etc/penstock/penstock.toml\n  \
         penstock run writer --set clickhouse.url=http://clickhouse:8123\n\n\

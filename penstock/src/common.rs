@@ -41,6 +41,8 @@ pub(crate) enum Role {
     Gateway,
     /// Kafka to ClickHouse
     Writer,
+    /// Readings in Kafka to alerts in Kafka
+    Alerts,
 }
 
 /// The runtime that a command's I/O runs on.

@@ -275,6 +275,14 @@ impl RuleSet {
         &self.rules
     }
 
+    /// The device groups that rules name, as they are written: relative to the rules file's folder.
+    pub fn groups(&self) -> impl Iterator<Item = &str> {
+        self.rules.iter().filter_map(|rule| match rule.scope() {
+            Scope::Group(file, _) => Some(&**file),
+            Scope::All | Scope::Devices(_) => None,
+        })
+    }
+
     /// The metrics that are read by any rule, each once.
     pub fn metrics(&self) -> &[MetricName] {
         &self.metrics

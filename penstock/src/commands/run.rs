@@ -26,8 +26,11 @@ pub(crate) fn run(common: &Common, roles: Vec<Role>) -> anyhow::Result<ExitCode>
     let config = Arc::new(common.load()?.config);
     telemetry::init(&config.telemetry)?;
     limits::raise_open_files();
-    let roles: BTreeSet<Role> =
-        if roles.is_empty() { [Role::Gateway, Role::Writer].into() } else { roles.into_iter().collect() };
+    let roles: BTreeSet<Role> = if roles.is_empty() {
+        [Role::Gateway, Role::Writer, Role::Alerts].into()
+    } else {
+        roles.into_iter().collect()
+    };
     let runtime = runtime()?;
     let outcome = runtime.block_on(serve(config, &roles));
     runtime.shutdown_timeout(LAST_WAIT);
@@ -87,6 +90,12 @@ fn start(
             let metrics = penstock_storage_writer::Metrics::register(registry);
             let writer = penstock_storage_writer::run(config, metrics, readiness, signals.shutdown.clone());
             running.spawn(async move { writer.await.context("writer") });
+        }
+        Role::Alerts => {
+            let metrics = penstock_alerter::Metrics::register(registry);
+            let (reloads, shutdown) = (signals.reloads.clone(), signals.shutdown.clone());
+            let alerts = penstock_alerter::run(config, metrics, readiness, reloads, shutdown);
+            running.spawn(async move { alerts.await.context("alerts") });
         }
     }
 }
