@@ -5,6 +5,7 @@
 //! the rules, a device's state and the reading alone. docs/RULES.md says what every kind and modifier means. [`run`] is the
 //! role around them: Kafka in, Kafka out.
 
+pub mod audit;
 pub mod engine;
 mod metrics;
 pub mod rehearsal;

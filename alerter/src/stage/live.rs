@@ -128,7 +128,7 @@ impl Live {
             self.counts.unreadable += 1;
             return;
         };
-        let received_ms = if record.timestamp_ms >= 0 { record.timestamp_ms } else { view.timestamp_ms };
+        let received_ms = received_ms(record, &view);
         self.received_ms = self.received_ms.max(received_ms);
         let reading = Reading { device, offset: record.offset, received_ms, view: &view };
         self.engine.reading(&reading, &mut self.raised);
@@ -207,8 +207,13 @@ impl Live {
 }
 
 /// The device and the reading of a record; `None` if it is none.
-fn reading<'a>(record: &IncomingRecord<'a>) -> Option<(DeviceId, ReadingView<'a>)> {
+pub(crate) fn reading<'a>(record: &IncomingRecord<'a>) -> Option<(DeviceId, ReadingView<'a>)> {
     let device = DeviceId::try_from(record.key?).ok()?;
     let view = ReadingView::decode(record.payload).ok().filter(|_| !record.is_tombstone)?;
     (view.device_id.is_empty() || view.device_id == device.as_bytes()).then_some((device, view))
+}
+
+/// When a reading was received: the record's time; a producer that gives none is taken to have sent it when it was measured.
+pub(crate) const fn received_ms(record: &IncomingRecord<'_>, view: &ReadingView<'_>) -> i64 {
+    if record.timestamp_ms >= 0 { record.timestamp_ms } else { view.timestamp_ms }
 }

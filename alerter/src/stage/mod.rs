@@ -34,6 +34,7 @@ use crate::rules::RulesError;
 use consume::{Consume, Parts};
 use dispatch::Dispatch;
 use ends::Ends;
+pub(crate) use live::{reading, received_ms};
 use record::Topics;
 use restore::Restorer;
 

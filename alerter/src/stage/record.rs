@@ -110,7 +110,8 @@ mod tests {
 
     #[test]
     fn what_others_have_written_is_unknown() {
-        let unknown: [(Option<&[u8]>, Option<&[u8]>); 6] = [
+        type Bytes = Option<&'static [u8]>;
+        let unknown: [(Bytes, Bytes); 6] = [
             (None, Some(b"5")),
             (Some(b"checkpoint"), None),
             (Some(b"checkpoint"), Some(b"-5")),

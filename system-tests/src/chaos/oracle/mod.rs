@@ -15,8 +15,9 @@ use self::offsets::Comparison;
 use self::scan::Scans;
 use crate::chain::Chain;
 
-/// Records become rows or dead letters; when their number stands still for this long, the rest is missing.
-const STALLED: Duration = Duration::from_secs(30);
+/// Records become rows or dead letters; when their number stands still for this long, the rest is missing. Longer than
+/// writers wait for offsets that Kafka has left undecided (25 s, twice if partitions move meanwhile).
+const STALLED: Duration = Duration::from_secs(90);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// A record that Kafka has more often than it was sent: after a delivery whose outcome it cannot know librdkafka writes
 /// records again. Each has an offset and a row of its own, and counts once in `readings_unique`, which is looked at.
