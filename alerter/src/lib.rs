@@ -7,7 +7,9 @@
 pub mod engine;
 pub mod rehearsal;
 pub mod rules;
+mod table;
 mod text;
 
 pub use engine::{Counts, Engine, Raised, Reading, SnapshotError};
+pub use rehearsal::Rehearsal;
 pub use rules::{MetricName, Rule, RuleSet, RulesError};
