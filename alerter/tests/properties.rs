@@ -131,6 +131,16 @@ fn config() -> ProptestConfig {
     ProptestConfig { cases, max_shrink_iters: 20_000, failure_persistence: None, ..default }
 }
 
+fn extreme() -> impl Strategy<Value = i64> {
+    prop_oneof![
+        any::<i64>(),
+        Just(i64::MIN),
+        Just(i64::MAX),
+        Just(0),
+        1_790_000_000_000i64..1_790_000_100_000
+    ]
+}
+
 /// The partition's time of receipt, once reached, is not gone behind by readings: their records' timestamps may go back among
 /// themselves, but time that was announced has passed.
 fn not_behind_an_advance(mut steps: Vec<Step>) -> Vec<Step> {
@@ -253,6 +263,35 @@ proptest! {
             let device = device_id(device);
             prop_assert_eq!(plain.engine.snapshot(device), crashing.engine.snapshot(device));
         }
+    }
+
+    #[test]
+    fn extreme_times_do_no_harm(
+        rules in rules(),
+        times in proptest::collection::vec((extreme(), extreme(), any::<u64>(), -5i8..6), 1..30),
+    ) {
+        let set = rule_set(&rules);
+        let (mut engine, mut out) = (Engine::new(Arc::clone(&set), 0), Vec::new());
+        for (index, (time_ms, received_ms, sequence, value)) in times.into_iter().enumerate() {
+            let made = Made {
+                device: 0,
+                offset: index as i64,
+                received_ms,
+                time_ms,
+                sequence,
+                temperature: Some(f32::from(value) * f32::MAX / 6.0),
+                battery: Some(i32::from(value)),
+                vibration: Some(f64::from(value) * f64::MAX / 6.0),
+            };
+            made.apply(&mut engine, &mut out);
+            engine.advance(received_ms, &mut out);
+            if let Some(bytes) = engine.snapshot(device_id(0)) {
+                let mut other = Engine::new(Arc::clone(&set), 0);
+                other.restore(device_id(0), &bytes, &mut out).unwrap();
+                prop_assert_eq!(other.snapshot(device_id(0)), Some(bytes));
+            }
+        }
+        prop_assert!(out.iter().all(|raised| raised.alert.value.is_finite()));
     }
 
     #[test]

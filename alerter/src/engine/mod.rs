@@ -63,6 +63,9 @@ pub struct Counts {
     pub repeated: u64,
 }
 
+/// Entries in the queue of deadlines that count no longer, beside one a device, before they are removed.
+const STALE_MAX: usize = 1_024;
+
 /// All devices of one Kafka partition, and the rules that are applied to them.
 #[derive(Debug)]
 pub struct Engine {
@@ -177,6 +180,12 @@ impl Engine {
         }
         device.write(seen, queued, slots, bytes);
         self.heap_bytes = self.heap_bytes + allocated(device.bytes()) - before;
+        if self.deadlines.len() > 2 * self.devices.len() + STALE_MAX {
+            let devices = &self.devices;
+            self.deadlines.retain(|Reverse((due_ms, id))| {
+                devices.get(id).is_some_and(|device| device.deadline() == Some(*due_ms))
+            });
+        }
         if changed {
             self.mark_dirty(id);
         }
@@ -193,6 +202,8 @@ impl Engine {
 
     /// The partition's time of receipt has reached `now_ms`: devices that are silent too long are raised. Cheap where
     /// nothing is due.
+    ///
+    /// Every reading received earlier must have been applied: after a restore, those that are read again, too.
     pub fn advance(&mut self, now_ms: i64, out: &mut Vec<Raised>) {
         while let Some(Reverse((due_ms, id))) = self.deadlines.peek().copied()
             && due_ms <= now_ms
@@ -223,7 +234,7 @@ impl Engine {
     }
 
     /// Adopts other rules, after what is due by `now_ms` under the old ones was raised. Rules of the same name and meaning
-    /// keep their state; episodes of all others end with the reason `rule-removed` or `rule-changed`.
+    /// keep their state; episodes of all others end with the reason `rule-removed` or `rule-changed`. Looks at every device.
     pub fn adopt(&mut self, rules: Arc<RuleSet>, now_ms: i64, out: &mut Vec<Raised>) {
         self.advance(now_ms, out);
         let old = std::mem::replace(&mut self.rules, rules);
@@ -416,14 +427,14 @@ fn targets(rules: &RuleSet) -> HashMap<u64, usize> {
     rules.tracks().iter().enumerate().map(|(index, track)| (track.fingerprint, index)).collect()
 }
 
-/// When a device has something to say next if no reading comes.
+/// When a device has something to say next if no reading comes. What lies behind the end of time is never.
 fn deadline(rules: &RuleSet, slots: &[Option<State>]) -> Option<i64> {
     let due = |(track, slot): (&Track, &Option<State>)| {
         let (Test::Silence { silence_ms }, Some(state)) = (&track.test, slot) else { return None };
         if !state.episode.active {
-            return Some(state.now().time_ms.saturating_add(*silence_ms));
+            return state.now().time_ms.checked_add(*silence_ms);
         }
-        Some(state.episode.firing?.said_ms.saturating_add(track.modifiers.repeat_ms?))
+        state.episode.firing?.said_ms.checked_add(track.modifiers.repeat_ms?)
     };
     rules.tracks().iter().zip(slots).filter_map(due).min()
 }
@@ -534,8 +545,11 @@ impl Apply<'_> {
         else {
             return false;
         };
-        let (last_ms, due_ms) = (*last_ms, last_ms.saturating_add(*silence_ms));
-        if state.episode.active || due_ms > until_ms {
+        let last_ms = *last_ms;
+        let Some(due_ms) = last_ms.checked_add(*silence_ms).filter(|due_ms| *due_ms <= until_ms) else {
+            return false;
+        };
+        if state.episode.active {
             return false;
         }
         let said = state.episode.observe(&track.modifiers, due_ms, true);

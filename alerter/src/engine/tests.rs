@@ -157,6 +157,16 @@ fn silence_is_raised_when_due_whether_looked_at_or_not() {
 }
 
 #[test]
+fn the_queue_of_deadlines_does_not_grow_with_episodes() {
+    let mut bench = Bench::new(rules("[rules.s]\nkind = \"no-data\"\nfor = \"1s\"\nrepeat-every = \"300d\""));
+    for second in 0..5_000 {
+        bench.read(2 * second, 1.0).advance(2 * second + 1);
+    }
+    assert_eq!(bench.said().len(), 2 * 5_000 - 1);
+    assert!(bench.engine.deadlines.len() <= STALE_MAX + 3, "{}", bench.engine.deadlines.len());
+}
+
+#[test]
 fn keep_firing_outlasts_the_condition() {
     let mut bench = Bench::new(rule("kind = \"threshold\"; above = 80; keep-firing = \"10s\""));
     bench.read(1, 81.0).read(2, 1.0).read(5, 81.0).read(6, 1.0).read(15, 1.0).read(16, 1.0);
