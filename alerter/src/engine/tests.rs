@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use penstock_proto::v1::{DeviceAlert, SensorReading};
+use penstock_proto::v1::{AlertState, DeviceAlert, SensorReading};
 use prost::Message as _;
 
 use super::*;
