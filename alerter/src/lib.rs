@@ -11,9 +11,11 @@ mod metrics;
 pub mod rehearsal;
 pub mod rules;
 mod stage;
+mod table;
 mod text;
 
 pub use engine::{Counts, Engine, Raised, Reading, SnapshotError};
 pub use metrics::Metrics;
+pub use rehearsal::Rehearsal;
 pub use rules::{MetricName, Rule, RuleSet, RulesError};
 pub use stage::{AlerterError, run};

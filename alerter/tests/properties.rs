@@ -1,6 +1,6 @@
 //! The engine against the plain reference implementation, with restarts at any point, and against garbage.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 #![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "small numbers")]
 
 mod common;
@@ -8,11 +8,13 @@ mod common;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use common::reference::{Record, Reference, Rule};
-use common::{Made, Step, device_id, rule_set, rules, steps};
+use common::reference::{Kind, Record, Reference, Rule};
+use common::{Made, Step, busy_steps, device_id, kinds_with_a_tail, named, rule_of, rule_set, rules, steps};
 use penstock_alerter::{Engine, Raised, RuleSet};
 use penstock_proto::DeviceId;
 use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
 fn records(raised: &[Raised]) -> Vec<Record> {
     raised.iter().map(Record::of).collect()
@@ -129,6 +131,16 @@ fn config() -> ProptestConfig {
     ProptestConfig { cases, max_shrink_iters: 20_000, failure_persistence: None, ..default }
 }
 
+fn extreme() -> impl Strategy<Value = i64> {
+    prop_oneof![
+        any::<i64>(),
+        Just(i64::MIN),
+        Just(i64::MAX),
+        Just(0),
+        1_790_000_000_000i64..1_790_000_100_000
+    ]
+}
+
 /// The partition's time of receipt, once reached, is not gone behind by readings: their records' timestamps may go back among
 /// themselves, but time that was announced has passed.
 fn not_behind_an_advance(mut steps: Vec<Step>) -> Vec<Step> {
@@ -171,6 +183,47 @@ fn compare(rules: &[Rule], steps: &[Step]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Each kind with each modifier alone and with all of them: what chance would have to find is here for certain.
+#[test]
+fn every_kind_with_every_modifier_is_the_reference() {
+    let kinds = [
+        Kind::Threshold { above: true, limit: 1.0, clear: -1.0 },
+        Kind::Sustained { above: true, limit: 0.0, count: 3, window: 30_000 },
+        Kind::LowBattery { warning: None, critical: None, hysteresis: 2 },
+        Kind::For { above: true, limit: -3.0, hold: 3_000, gap: Some(30_000) },
+        Kind::NOfM { above: false, limit: 0.0, n: 2, m: 4 },
+        Kind::Rate { above: true, limit: 1.0, per: 10_000, over: 10_000 },
+        Kind::NoData { silence: 10_000, any: true },
+    ];
+    let mut runner = TestRunner::new_with_rng(config(), TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    for kind in kinds {
+        for modifiers in 0..16u8 {
+            let has = |bit: u8| modifiers & (1 << bit) != 0;
+            let rule = Rule {
+                name: "r".to_owned(),
+                kind: kind.clone(),
+                metric: "temperature".to_owned(),
+                keep: if has(0) { 5_000 } else { 0 },
+                flapping: has(1).then_some((2, 30_000)),
+                repeat: has(2).then_some(5_000),
+                late: if has(3) { 10_000 } else { 0 },
+                devices: None,
+            };
+            let (mut told, mut firing) = (0, 0);
+            for _ in 0..10 {
+                let steps = steps(120).new_tree(&mut runner).unwrap().current();
+                compare(std::slice::from_ref(&rule), &steps)
+                    .unwrap_or_else(|error| panic!("{rule:?}: {error}"));
+                let mut process = Process::new(rule_set(std::slice::from_ref(&rule)));
+                not_behind_an_advance(steps).iter().for_each(|step| process.step(step));
+                told += process.published.len();
+                firing += process.published.iter().filter(|raised| raised.alert.state() as i32 == 1).count();
+            }
+            assert!(firing > 0 && told > firing, "{rule:?} has raised and resolved nothing");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(config())]
 
@@ -210,6 +263,35 @@ proptest! {
             let device = device_id(device);
             prop_assert_eq!(plain.engine.snapshot(device), crashing.engine.snapshot(device));
         }
+    }
+
+    #[test]
+    fn extreme_times_do_no_harm(
+        rules in rules(),
+        times in proptest::collection::vec((extreme(), extreme(), any::<u64>(), -5i8..6), 1..30),
+    ) {
+        let set = rule_set(&rules);
+        let (mut engine, mut out) = (Engine::new(Arc::clone(&set), 0), Vec::new());
+        for (index, (time_ms, received_ms, sequence, value)) in times.into_iter().enumerate() {
+            let made = Made {
+                device: 0,
+                offset: index as i64,
+                received_ms,
+                time_ms,
+                sequence,
+                temperature: Some(f32::from(value) * f32::MAX / 6.0),
+                battery: Some(i32::from(value)),
+                vibration: Some(f64::from(value) * f64::MAX / 6.0),
+            };
+            made.apply(&mut engine, &mut out);
+            engine.advance(received_ms, &mut out);
+            if let Some(bytes) = engine.snapshot(device_id(0)) {
+                let mut other = Engine::new(Arc::clone(&set), 0);
+                other.restore(device_id(0), &bytes, &mut out).unwrap();
+                prop_assert_eq!(other.snapshot(device_id(0)), Some(bytes));
+            }
+        }
+        prop_assert!(out.iter().all(|raised| raised.alert.value.is_finite()));
     }
 
     #[test]
@@ -281,5 +363,19 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+proptest! {
+    // Long streams, and the reference is slow.
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn more_readings_than_wait_for_earlier_ones_are_the_reference(
+        rules in proptest::collection::vec(rule_of(kinds_with_a_tail()), 1..3).prop_map(named),
+        steps in busy_steps(),
+    ) {
+        let rules: Vec<Rule> = rules.into_iter().map(|rule| Rule { late: 180_000, devices: None, ..rule }).collect();
+        compare(&rules, &steps)?;
     }
 }

@@ -39,6 +39,9 @@ pub(crate) enum Command {
     /// Check or show the configuration
     #[command(subcommand)]
     Config(commands::config::Command),
+    /// Check the rules of alerts, and see what they would have raised
+    #[command(subcommand)]
+    Rules(commands::rules::Command),
     /// Make certificates for development and tests
     #[command(subcommand)]
     Certs(penstock_certs::cli::Command),
@@ -71,6 +74,7 @@ impl Command {
         match self {
             Self::Run { roles } => commands::run::run(common, roles),
             Self::Config(command) => command.run(common),
+            Self::Rules(command) => command.run(),
             Self::Certs(command) => command.run(),
             Self::Migrate(command) => command.run(common),
             Self::Dlq(command) => command.run(common),

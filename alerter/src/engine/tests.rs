@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use penstock_proto::v1::{DeviceAlert, SensorReading};
+use penstock_proto::v1::{AlertState, DeviceAlert, SensorReading};
 use prost::Message as _;
 
 use super::*;
@@ -154,6 +154,16 @@ fn silence_is_raised_when_due_whether_looked_at_or_not() {
     bench.read(1_000, 1.0);
     assert_eq!(bench.said(), ["+470", "-1000"]);
     assert_eq!(bench.engine.firing(), 0);
+}
+
+#[test]
+fn the_queue_of_deadlines_does_not_grow_with_episodes() {
+    let mut bench = Bench::new(rules("[rules.s]\nkind = \"no-data\"\nfor = \"1s\"\nrepeat-every = \"300d\""));
+    for second in 0..5_000 {
+        bench.read(2 * second, 1.0).advance(2 * second + 1);
+    }
+    assert_eq!(bench.said().len(), 2 * 5_000 - 1);
+    assert!(bench.engine.deadlines.len() <= STALE_MAX + 3, "{}", bench.engine.deadlines.len());
 }
 
 #[test]
@@ -330,3 +340,35 @@ fn an_idle_rule_takes_few_bytes_of_state() {
     let bytes: usize = bench.engine.devices.values().map(Device::bytes).sum();
     assert!(bytes <= 10 * 7 + 16, "{bytes} bytes");
 }
+
+/// What other versions have written must be readable, and mean the same: when this fails, the version of snapshots or the
+/// prefix of fingerprints has to change, and what was written before has to be read.
+#[test]
+fn what_is_saved_stays_readable_from_version_to_version() {
+    let set = rules(
+        "[rules.a]\nkind = \"threshold\"\nmetric = \"temperature\"\nabove = 80\nflapping = { flips = 2, window = \"1m\" }\n
+         [rules.b]\nkind = \"for\"\nmetric = \"temperature\"\nabove = 80\nfor = \"1m\"\non-late = { allow = \"1m\" }\n
+         [rules.c]\nkind = \"sustained\"\nmetric = \"temperature\"\nabove = 80\ncount = 2\nwindow = \"1m\"\n
+         [rules.d]\nkind = \"n-of-m\"\nmetric = \"temperature\"\nabove = 80\nn = 2\nm = 3\n
+         [rules.e]\nkind = \"rate-of-change\"\nmetric = \"temperature\"\nabove = 80\nper = \"1m\"\nover = \"1m\"\n
+         [rules.f]\nkind = \"no-data\"\nfor = \"1m\"\n
+         [rules.g]\nkind = \"low-battery\"\n",
+    );
+    let mut bench = Bench::new(set);
+    bench.read(0, 81.0).read(30, 85.5).send(
+        1,
+        40,
+        SensorReading { battery_level: Some(3), ..SensorReading::default() },
+    );
+    let bytes = bench.engine.snapshot(device(1)).unwrap();
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, GOLDEN);
+}
+
+const GOLDEN: &str = "\
+    010680a188c5986803080c11b9b269d49916f8a09c0102020000e0d40300e0d4030001e0d40301610200000000000054\
+    4059cd00b25c5af19d83a09c010200020000000000ab42e0d40302000000a24200031ba82c4fcf1192b9a09c01020200\
+    00e0d40302000000000163020000000000005440f0714485f506b04ebaa09c010202000001e0d4030201000000000164\
+    0200000000000054406e8d7d7a044bff7d84a09c01020200000000ab42e0d403000000a2420100000000ab4200002e39\
+    ec4cc992a2ce0500296925e09c93541db800000200000000000001670600000000000024409c46bf2b9d6f34a3b80000\
+    020000000000000167070000000000001440";

@@ -1,11 +1,11 @@
-//! What is wrong with a rules file, and where. Pure.
+//! What is wrong with a rules file, a device group or a file of readings, and where. Pure.
 
 use std::fmt;
 
 /// One thing that is wrong, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The file: the rules file or a device group's.
+    /// The file, as it was named.
     pub file: String,
     /// Counted from 1; 0 if the file as a whole is meant.
     pub line: usize,
@@ -22,7 +22,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong with a rules file, one problem a line.
+/// Everything that is wrong with a file and the files that it names, one problem a line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
 pub struct RulesError {
     problems: Vec<Problem>,

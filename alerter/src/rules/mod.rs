@@ -7,6 +7,7 @@ mod fields;
 mod group;
 mod metric;
 mod parse;
+mod summary;
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -22,6 +23,7 @@ pub(crate) use duration::format as format_duration;
 pub use error::{Problem, RulesError};
 pub use metric::MetricName;
 pub(crate) use metric::extract;
+pub use summary::{RuleSummary, Summary};
 
 /// Bytes of a rules file at most.
 pub const FILE_BYTES_MAX: u64 = 4 << 20;

@@ -32,6 +32,22 @@ fn the_default_rules_are_good() {
 }
 
 #[test]
+fn the_example_file_is_good_and_shows_every_kind_and_modifier() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/rules.toml");
+    let set = RuleSet::load(&path).unwrap_or_else(|error| panic!("{error}"));
+    let mut kinds: Vec<&str> = set.rules().iter().map(Rule::kind).collect();
+    kinds.sort_unstable();
+    assert_eq!(
+        kinds,
+        ["for", "low-battery", "n-of-m", "no-data", "rate-of-change", "sustained", "threshold"]
+    );
+    let modifiers: String = set.rules().iter().map(Rule::modifiers).collect();
+    for modifier in ["keep-firing", "flapping", "repeat-every", "on-late"] {
+        assert!(modifiers.contains(modifier), "{modifier}");
+    }
+}
+
+#[test]
 fn every_problem_is_reported_with_its_line_and_what_would_be_right() {
     let text = "\
 [rules.hot]

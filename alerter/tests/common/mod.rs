@@ -215,3 +215,18 @@ pub(crate) fn steps(len: usize) -> impl Strategy<Value = Vec<Step>> {
     (proptest::collection::vec(draw, 1..len), any::<bool>())
         .prop_map(|(draws, backwards)| steps_of(draws, backwards))
 }
+
+/// The kinds that keep readings until no earlier one can come.
+pub(crate) fn kinds_with_a_tail() -> impl Strategy<Value = Kind> {
+    kind().prop_filter("keeps readings", |kind| matches!(kind, Kind::For { .. } | Kind::Rate { .. }))
+}
+
+/// One device that sends more readings within the allowed lateness than are kept.
+pub(crate) fn busy_steps() -> impl Strategy<Value = Vec<Step>> {
+    let draw = (300i64..1_500, prop_oneof![3 => Just(0i64), 1 => 0..150_000i64], -5i8..6);
+    proptest::collection::vec(draw, 150..260).prop_map(|draws| {
+        let draws =
+            draws.into_iter().map(|(passed, late, value)| (50, 0, passed, late, value, None, 1, true));
+        steps_of(draws.collect(), false)
+    })
+}

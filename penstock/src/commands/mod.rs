@@ -6,4 +6,5 @@ pub(crate) mod dev;
 pub(crate) mod dlq;
 pub(crate) mod migrate;
 pub(crate) mod replay;
+pub(crate) mod rules;
 pub(crate) mod run;
