@@ -2,6 +2,7 @@
 //!
 //! This crate never does I/O. Everything in it is decided from its arguments alone.
 
+pub mod alert_json;
 mod device_id;
 mod reason;
 pub mod topics;

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use penstock_proto::alert_json;
 use penstock_proto::v1::{DeviceAlert, ReadingBatch, SensorReading};
 use penstock_proto::{ReadingView, wire};
 use prost::Message;
@@ -103,4 +104,17 @@ fn an_alert_of_another_implementation_decodes() {
     assert_eq!(alert.onset.to_string(), json["onset"]);
     assert_eq!(alert.text, json["text"]);
     assert_eq!(alert.source_offset.to_string(), json["sourceOffset"]);
+}
+
+#[test]
+fn the_json_of_another_implementation_is_the_alert_of_its_bytes() {
+    let manifest = manifest();
+    let theirs = &manifest["alert"]["json"];
+    let alert = DeviceAlert::decode(&bytes("alert.bin")[..]).unwrap();
+    assert_eq!(alert_json::from_json(theirs.to_string().as_bytes()).unwrap(), alert);
+    // Ours has the same, and the fields with default values besides.
+    let ours: Value = serde_json::from_str(&alert_json::to_json(&alert)).unwrap();
+    for (name, value) in theirs.as_object().unwrap() {
+        assert_eq!(&ours[name], value, "{name}");
+    }
 }
