@@ -29,8 +29,8 @@ pub use properties::is_secret as is_secret_property;
 pub use render::{example, reference, show};
 pub use secret::{HIDDEN, Secret};
 pub use sections::{
-    Bridge, ClickHouse, Compression, Config, Gateway, GatewayLimits, GatewayTls, Kafka, LogFormat,
-    PACKET_BYTES_MAX, READING_BYTES_MAX, StorageGuarantee, Telemetry, Writer,
+    Bridge, ClickHouse, Compression, Config, Gateway, GatewayLimits, GatewayTls, GroupBy, Kafka, LogFormat,
+    Notify, PACKET_BYTES_MAX, READING_BYTES_MAX, StorageGuarantee, Telemetry, Writer,
 };
 pub use validate::Violation;
 
