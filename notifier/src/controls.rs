@@ -1,0 +1,276 @@
+//! Silences and acknowledgements, folded from the records of `penstock.alert-controls`. Pure: never reads a clock.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use jiff::Timestamp;
+use penstock_proto::v1::DeviceAlert;
+use serde::{Deserialize, Serialize};
+
+/// Silences and acknowledgements that are held; more are not taken.
+pub const CONTROLS_MAX: usize = 100_000;
+/// Longest comment and name, in bytes.
+pub const TEXT_BYTES_MAX: usize = 1_000;
+/// More of a record is not read.
+const VALUE_BYTES_MAX: usize = 16 * 1024;
+const ID_BYTES_MAX: usize = 512;
+
+/// Alerts that begin while it holds are not notified.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Silence {
+    /// Only of this device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Only of this rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// Until when; this moment is not part of it any more.
+    pub until: Timestamp,
+    /// Why.
+    #[serde(default)]
+    pub comment: String,
+    /// Who said so.
+    #[serde(default)]
+    pub by: String,
+    /// When it was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+}
+
+impl Silence {
+    /// Whether it holds at a moment, milliseconds since the Unix epoch.
+    pub fn holds(&self, now_ms: i64) -> bool {
+        now_ms < self.until.as_millisecond()
+    }
+
+    fn matches(&self, alert: &DeviceAlert) -> bool {
+        self.device.as_ref().is_none_or(|device| *device == alert.device_id)
+            && self.rule.as_ref().is_none_or(|rule| *rule == alert.rule)
+    }
+}
+
+/// Somebody knows of an episode: it is not notified again until it is resolved.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ack {
+    /// Why.
+    #[serde(default)]
+    pub comment: String,
+    /// Who said so.
+    #[serde(default)]
+    pub by: String,
+    /// When it was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+}
+
+/// What a record of the topic is about: its key.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ControlKey {
+    /// The silence with this id.
+    Silence(String),
+    /// The acknowledgement of the alert with this id.
+    Ack(String),
+}
+
+impl ControlKey {
+    /// Reads a key.
+    pub fn parse(key: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(key).ok()?;
+        let (kind, id) = text.split_once('/')?;
+        if id.is_empty() || id.len() > ID_BYTES_MAX {
+            return None;
+        }
+        match kind {
+            "silence" => Some(Self::Silence(id.to_owned())),
+            "ack" => Some(Self::Ack(id.to_owned())),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for ControlKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Silence(id) => write!(f, "silence/{id}"),
+            Self::Ack(id) => write!(f, "ack/{id}"),
+        }
+    }
+}
+
+/// A record of the topic says nothing that is understood; what held before goes on holding.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ControlError {
+    /// Its key names neither a silence nor an acknowledgement.
+    #[error("the key is neither silence/ID nor ack/ALERT_ID")]
+    Key,
+    /// Its value is not the JSON that its key calls for.
+    #[error("{key}: {why}")]
+    Value {
+        /// Which one.
+        key: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// There are too many already.
+    #[error("{0}: more than {CONTROLS_MAX} silences and acknowledgements; remove some")]
+    TooMany(String),
+}
+
+/// All that holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Controls {
+    silences: BTreeMap<String, Silence>,
+    acks: BTreeMap<String, Ack>,
+}
+
+impl Controls {
+    /// Takes in a record; the last one of a key counts.
+    ///
+    /// # Errors
+    /// [`ControlError`]; nothing is changed then.
+    pub fn fold(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> Result<(), ControlError> {
+        let key = key.and_then(ControlKey::parse).ok_or(ControlError::Key)?;
+        let name = key.to_string();
+        let Some(value) = value else {
+            match key {
+                ControlKey::Silence(id) => drop(self.silences.remove(&id)),
+                ControlKey::Ack(id) => drop(self.acks.remove(&id)),
+            }
+            return Ok(());
+        };
+        if value.len() > VALUE_BYTES_MAX {
+            let why = format!("{} bytes are more than {VALUE_BYTES_MAX}", value.len());
+            return Err(ControlError::Value { key: name, why });
+        }
+        let refused =
+            |error: serde_json::Error| ControlError::Value { key: name.clone(), why: error.to_string() };
+        let full = self.silences.len() + self.acks.len() >= CONTROLS_MAX;
+        match key {
+            ControlKey::Silence(id) => {
+                let silence = serde_json::from_slice(value).map_err(refused)?;
+                if full && !self.silences.contains_key(&id) {
+                    return Err(ControlError::TooMany(name));
+                }
+                self.silences.insert(id, silence);
+            }
+            ControlKey::Ack(id) => {
+                let ack = serde_json::from_slice(value).map_err(refused)?;
+                if full && !self.acks.contains_key(&id) {
+                    return Err(ControlError::TooMany(name));
+                }
+                self.acks.insert(id, ack);
+            }
+        }
+        Ok(())
+    }
+
+    /// The silence that keeps an alert from being notified at a moment, and its id.
+    pub fn silencing(&self, alert: &DeviceAlert, now_ms: i64) -> Option<(&str, &Silence)> {
+        let holding = |(_, silence): &(&String, &Silence)| silence.holds(now_ms) && silence.matches(alert);
+        self.silences.iter().find(holding).map(|(id, silence)| (id.as_str(), silence))
+    }
+
+    /// The acknowledgement of the alert with this id.
+    pub fn ack(&self, alert_id: &str) -> Option<&Ack> {
+        self.acks.get(alert_id)
+    }
+
+    /// Every silence that was not taken back, ended ones too, by id.
+    pub const fn silences(&self) -> &BTreeMap<String, Silence> {
+        &self.silences
+    }
+
+    /// Acknowledgements there are.
+    pub fn acks(&self) -> usize {
+        self.acks.len()
+    }
+
+    /// Silences that hold at a moment.
+    pub fn holding(&self, now_ms: i64) -> usize {
+        self.silences.values().filter(|silence| silence.holds(now_ms)).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn silence(device: Option<&str>, rule: Option<&str>, until_ms: i64) -> Silence {
+        Silence {
+            device: device.map(str::to_owned),
+            rule: rule.map(str::to_owned),
+            until: Timestamp::from_millisecond(until_ms).unwrap(),
+            comment: "planned work".into(),
+            by: "ann".into(),
+            at: None,
+        }
+    }
+
+    fn fold(controls: &mut Controls, id: &str, silence: &Silence) {
+        let value = serde_json::to_vec(silence).unwrap();
+        controls.fold(Some(format!("silence/{id}").as_bytes()), Some(&value)).unwrap();
+    }
+
+    fn alert(device: &str, rule: &str) -> DeviceAlert {
+        DeviceAlert { device_id: device.into(), rule: rule.into(), ..DeviceAlert::default() }
+    }
+
+    #[test]
+    fn a_silence_holds_for_what_it_names_until_its_end() {
+        let mut controls = Controls::default();
+        fold(&mut controls, "both", &silence(Some("d1"), Some("hot"), 1_000));
+        fold(&mut controls, "rule", &silence(None, Some("cold"), 2_000));
+        let by = |device, rule, now_ms| {
+            controls.silencing(&alert(device, rule), now_ms).map(|(id, _)| id.to_owned())
+        };
+        assert_eq!(by("d1", "hot", 999).as_deref(), Some("both"));
+        assert_eq!(by("d1", "hot", 1_000), None);
+        assert_eq!(by("d2", "hot", 0), None);
+        assert_eq!(by("d2", "cold", 1_999).as_deref(), Some("rule"));
+        assert_eq!((controls.holding(1_500), controls.silences().len()), (1, 2));
+        let mut everything = Controls::default();
+        fold(&mut everything, "all", &silence(None, None, 10));
+        assert!(everything.silencing(&alert("x", "y"), 9).is_some());
+    }
+
+    #[test]
+    fn the_last_record_of_a_key_counts_and_a_tombstone_takes_it_back() {
+        let mut controls = Controls::default();
+        fold(&mut controls, "a", &silence(None, None, 10));
+        fold(&mut controls, "a", &silence(None, None, 20));
+        assert!(controls.silencing(&alert("x", "y"), 15).is_some());
+        controls.fold(Some(b"silence/a"), None).unwrap();
+        assert_eq!(controls, Controls::default());
+        controls.fold(Some(b"ack/3f"), Some(br#"{"by": "bob", "more": 1}"#)).unwrap();
+        assert_eq!(controls.ack("3f").unwrap().by, "bob");
+        controls.fold(Some(b"ack/3f"), None).unwrap();
+        assert_eq!(controls.ack("3f"), None);
+    }
+
+    #[test]
+    fn what_is_not_understood_changes_nothing() {
+        let mut controls = Controls::default();
+        fold(&mut controls, "a", &silence(None, None, 10));
+        let before = controls.clone();
+        for (key, value) in [
+            (None, &b"{}"[..]),
+            (Some(&b"silence/"[..]), b"{}"),
+            (Some(b"mute/a"), b"{}"),
+            (Some(b"silence/a"), b"{}"),
+            (Some(b"silence/a"), br#"{"until": "tomorrow"}"#),
+            (Some(b"ack/a"), b"\xff"),
+        ] {
+            assert!(controls.fold(key, Some(value)).is_err());
+        }
+        assert_eq!(controls, before);
+    }
+
+    proptest! {
+        #[test]
+        fn no_record_panics(key in ".{0,40}", value in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let _ = Controls::default().fold(Some(key.as_bytes()), Some(&value));
+        }
+    }
+}
