@@ -49,8 +49,10 @@ impl Active {
         }
     }
 
-    /// It fires, or fires still. What is known of it is kept.
+    /// It fires, or fires still. What is known of it is kept; but whether a silence holds it back is decided anew when
+    /// `notice` is about to be sent.
     pub fn fires(&mut self, notice: &Arc<Notice>, now: Instant) {
+        self.muted.remove(&notice.alert.id);
         let told = self.take_out(&notice.alert.id).is_some_and(|entry| entry.told);
         self.put_in(notice, told, now);
     }

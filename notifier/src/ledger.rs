@@ -119,6 +119,12 @@ impl Ledger {
         }
     }
 
+    /// Whether a record was read and is not dealt with.
+    pub fn is_pending(&self, source: &Source) -> bool {
+        let owned = self.owned.get(&source.part).filter(|owned| owned.epoch == source.epoch);
+        owned.is_some_and(|owned| owned.pending.contains(&source.offset))
+    }
+
     /// Next offsets that are not committed yet.
     pub fn committable(&self) -> Vec<(Part, i64)> {
         let new = |(part, owned): (&Part, &Owned)| {

@@ -6,6 +6,7 @@
 
 pub mod active;
 pub mod controls;
+pub mod desk;
 pub mod lanes;
 pub mod ledger;
 pub mod notice;
