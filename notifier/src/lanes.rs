@@ -225,7 +225,6 @@ mod tests {
                 let ended = under_way.pop().unwrap();
                 lanes.free(&ended);
             }
-            drop(take);
             prop_assert_eq!(pushed, sent);
         }
     }

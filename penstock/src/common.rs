@@ -41,6 +41,8 @@ pub(crate) enum Role {
     Gateway,
     /// Kafka to ClickHouse
     Writer,
+    /// Alert topics to an Alertmanager and webhooks
+    Notify,
 }
 
 /// The runtime that a command's I/O runs on.

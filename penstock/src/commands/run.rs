@@ -21,13 +21,13 @@ use crate::limits;
 /// How long the process waits beyond the roles' own deadlines for what they left behind.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
-/// Runs the named roles, or all of them, until a signal or until one fails.
+/// Runs the named roles, or those that are configured, until a signal or until one fails.
 pub(crate) fn run(common: &Common, roles: Vec<Role>) -> anyhow::Result<ExitCode> {
     let config = Arc::new(common.load()?.config);
     telemetry::init(&config.telemetry)?;
     limits::raise_open_files();
     let roles: BTreeSet<Role> =
-        if roles.is_empty() { [Role::Gateway, Role::Writer].into() } else { roles.into_iter().collect() };
+        if roles.is_empty() { default_roles(&config) } else { roles.into_iter().collect() };
     let runtime = runtime()?;
     let outcome = runtime.block_on(serve(config, &roles));
     runtime.shutdown_timeout(LAST_WAIT);
@@ -38,6 +38,15 @@ pub(crate) fn run(common: &Common, roles: Vec<Role>) -> anyhow::Result<ExitCode>
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+/// What runs when no role is named.
+fn default_roles(config: &Config) -> BTreeSet<Role> {
+    let mut roles = BTreeSet::from([Role::Gateway, Role::Writer]);
+    if penstock_notifier::is_configured(&config.notify) {
+        roles.insert(Role::Notify);
+    }
+    roles
 }
 
 async fn serve(config: Arc<Config>, roles: &BTreeSet<Role>) -> anyhow::Result<()> {
@@ -87,6 +96,11 @@ fn start(
             let metrics = penstock_storage_writer::Metrics::register(registry);
             let writer = penstock_storage_writer::run(config, metrics, readiness, signals.shutdown.clone());
             running.spawn(async move { writer.await.context("writer") });
+        }
+        Role::Notify => {
+            let metrics = penstock_notifier::Metrics::register(registry);
+            let notifier = penstock_notifier::run(config, metrics, readiness, signals.shutdown.clone());
+            running.spawn(async move { notifier.await.context("notify") });
         }
     }
 }
