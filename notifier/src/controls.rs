@@ -1,14 +1,16 @@
 //! Silences and acknowledgements, folded from the records of `penstock.alert-controls`. Pure: never reads a clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use jiff::Timestamp;
 use penstock_proto::v1::DeviceAlert;
 use serde::{Deserialize, Serialize};
 
-/// Silences and acknowledgements that are held; more are not taken.
-pub const CONTROLS_MAX: usize = 100_000;
+/// Silences that are held; of more, those that end first are forgotten.
+const SILENCES_MAX: usize = 10_000;
+/// Acknowledgements that are held; of more, the oldest are forgotten.
+const ACKS_MAX: usize = 100_000;
 /// Longest comment and name, in bytes.
 pub const TEXT_BYTES_MAX: usize = 1_000;
 /// More of a record is not read.
@@ -111,9 +113,6 @@ pub enum ControlError {
         /// What is wrong.
         why: String,
     },
-    /// There are too many already.
-    #[error("{0}: more than {CONTROLS_MAX} silences and acknowledgements; remove some")]
-    TooMany(String),
 }
 
 /// All that holds.
@@ -121,6 +120,8 @@ pub enum ControlError {
 pub struct Controls {
     silences: BTreeMap<String, Silence>,
     acks: BTreeMap<String, Ack>,
+    /// Acknowledgements by when they were made; those that do not say so count as the oldest.
+    acks_by_time: BTreeSet<(Option<Timestamp>, String)>,
 }
 
 impl Controls {
@@ -130,38 +131,50 @@ impl Controls {
     /// [`ControlError`]; nothing is changed then.
     pub fn fold(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> Result<(), ControlError> {
         let key = key.and_then(ControlKey::parse).ok_or(ControlError::Key)?;
-        let name = key.to_string();
-        let Some(value) = value else {
-            match key {
-                ControlKey::Silence(id) => drop(self.silences.remove(&id)),
-                ControlKey::Ack(id) => drop(self.acks.remove(&id)),
-            }
-            return Ok(());
-        };
-        if value.len() > VALUE_BYTES_MAX {
-            let why = format!("{} bytes are more than {VALUE_BYTES_MAX}", value.len());
-            return Err(ControlError::Value { key: name, why });
+        let refused = |why: String| ControlError::Value { key: key.to_string(), why };
+        if let Some(value) = value.filter(|value| value.len() > VALUE_BYTES_MAX) {
+            return Err(refused(format!("{} bytes are more than {VALUE_BYTES_MAX}", value.len())));
         }
-        let refused =
-            |error: serde_json::Error| ControlError::Value { key: name.clone(), why: error.to_string() };
-        let full = self.silences.len() + self.acks.len() >= CONTROLS_MAX;
-        match key {
+        match &key {
             ControlKey::Silence(id) => {
-                let silence = serde_json::from_slice(value).map_err(refused)?;
-                if full && !self.silences.contains_key(&id) {
-                    return Err(ControlError::TooMany(name));
+                let silence = value.map(serde_json::from_slice).transpose();
+                match silence.map_err(|error| refused(error.to_string()))? {
+                    Some(silence) => drop(self.silences.insert(id.clone(), silence)),
+                    None => drop(self.silences.remove(id)),
                 }
-                self.silences.insert(id, silence);
+                self.make_room_for_silences();
             }
             ControlKey::Ack(id) => {
-                let ack = serde_json::from_slice(value).map_err(refused)?;
-                if full && !self.acks.contains_key(&id) {
-                    return Err(ControlError::TooMany(name));
-                }
-                self.acks.insert(id, ack);
+                let ack = value.map(serde_json::from_slice).transpose();
+                self.set_ack(id, ack.map_err(|error| refused(error.to_string()))?);
             }
         }
         Ok(())
+    }
+
+    fn set_ack(&mut self, id: &str, ack: Option<Ack>) {
+        if let Some(former) = self.acks.remove(id) {
+            self.acks_by_time.remove(&(former.at, id.to_owned()));
+        }
+        if let Some(ack) = ack {
+            self.acks_by_time.insert((ack.at, id.to_owned()));
+            self.acks.insert(id.to_owned(), ack);
+        }
+        if self.acks.len() > ACKS_MAX
+            && let Some((_, oldest)) = self.acks_by_time.pop_first()
+        {
+            self.acks.remove(&oldest);
+        }
+    }
+
+    fn make_room_for_silences(&mut self) {
+        if self.silences.len() <= SILENCES_MAX {
+            return;
+        }
+        let first = self.silences.iter().min_by_key(|(_, silence)| silence.until).map(|(id, _)| id.clone());
+        if let Some(id) = first {
+            self.silences.remove(&id);
+        }
     }
 
     /// The silence that keeps an alert from being notified at a moment, and its id.
@@ -265,6 +278,24 @@ mod tests {
             assert!(controls.fold(key, Some(value)).is_err());
         }
         assert_eq!(controls, before);
+    }
+
+    #[test]
+    fn the_oldest_make_room_for_new_ones() {
+        let mut controls = Controls::default();
+        for number in 0..=SILENCES_MAX {
+            let until_ms = i64::try_from((number + 500) % (SILENCES_MAX + 1)).unwrap();
+            fold(&mut controls, &number.to_string(), &silence(None, None, until_ms));
+        }
+        assert_eq!(controls.silences().len(), SILENCES_MAX);
+        assert!(controls.silences().values().all(|silence| silence.until.as_millisecond() > 0));
+        controls.fold(Some(b"ack/undated"), Some(b"{}")).unwrap();
+        for number in 0..ACKS_MAX {
+            let at = Timestamp::from_millisecond(i64::try_from(number).unwrap()).unwrap();
+            controls.set_ack(&number.to_string(), Some(Ack { at: Some(at), ..Ack::default() }));
+        }
+        assert_eq!((controls.acks(), controls.acks_by_time.len()), (ACKS_MAX, ACKS_MAX));
+        assert!(controls.ack("undated").is_none() && controls.ack("0").is_some());
     }
 
     proptest! {

@@ -90,7 +90,7 @@ impl Follower {
             let assigned = match consumer.poll(RECORDS_MAX, POLL)? {
                 Polled::Idle => {
                     // Silences end by themselves.
-                    self.publish(&controls);
+                    self.count(&controls);
                     continue;
                 }
                 Polled::Records(records) => {
@@ -127,9 +127,11 @@ impl Follower {
     }
 
     fn publish(&self, controls: &Controls) {
+        self.shared.store(Arc::new(controls.clone()));
+        self.count(controls);
+    }
+
+    fn count(&self, controls: &Controls) {
         self.metrics.controls(controls.holding(Timestamp::now().as_millisecond()), controls.acks());
-        if **self.shared.load() != *controls {
-            self.shared.store(Arc::new(controls.clone()));
-        }
     }
 }

@@ -1,9 +1,8 @@
 //! An alert as it was read: what is sent, and what a dead letter needs.
 
 use std::fmt;
-use std::time::Instant;
-
 use std::sync::Arc;
+use std::time::Instant;
 
 use penstock_proto::Reason;
 use penstock_proto::v1::{AlertState, DeviceAlert};

@@ -30,6 +30,8 @@ const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 /// The same while requests are under way, whose ends are to be seen soon.
 const POLL_TIMEOUT_BUSY: Duration = Duration::from_millis(10);
 const COMMIT_EVERY: Duration = Duration::from_millis(200);
+/// It is looked this often whose silence has ended.
+const SILENCES_EVERY: Duration = Duration::from_millis(500);
 const OBSERVE_EVERY: Duration = Duration::from_millis(1_000);
 /// How long Kafka may take to answer where the thread has to wait for it.
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
@@ -78,6 +80,7 @@ pub(crate) struct Reader {
     paused: bool,
     committed_at: Instant,
     observed_at: Instant,
+    silences_at: Instant,
     commits_failed: u64,
     errors: u64,
 }
@@ -97,6 +100,7 @@ impl Reader {
             paused: false,
             committed_at: now,
             observed_at: now,
+            silences_at: now,
             commits_failed: 0,
             errors: 0,
         }
@@ -213,7 +217,10 @@ impl Reader {
     fn dispatch(&mut self, now: Instant) {
         let controls = self.parts.controls.load_full();
         let now_ms = now_ms();
-        self.parts.desk.end_silences(&controls, now_ms, now);
+        if now.saturating_duration_since(self.silences_at) >= SILENCES_EVERY {
+            self.silences_at = now;
+            self.parts.desk.end_silences(&controls, now_ms, now);
+        }
         while let Some(post) = self.parts.desk.next(&controls, now_ms, now) {
             let (courier, ended) = (Arc::clone(&self.parts.courier), self.ended_in.clone());
             self.parts.runtime.spawn(async move {

@@ -84,6 +84,9 @@ pub fn resolved(id: &str) -> DeviceAlert {
     alert(id, 1, AlertState::Resolved)
 }
 
+/// A record: key, value, headers.
+pub type Stored = (Vec<u8>, Vec<u8>, Vec<(String, String)>);
+
 /// What one test has of its own.
 pub struct World {
     pub prefix: String,
@@ -240,7 +243,7 @@ impl World {
     }
 
     /// Every committed record of a topic: key, value, headers.
-    pub fn records(&self, topic: &str) -> Vec<(Vec<u8>, Vec<u8>, Vec<(String, String)>)> {
+    pub fn records(&self, topic: &str) -> Vec<Stored> {
         let topic = format!("{}{topic}", self.prefix);
         let mut scanner = Scanner::open(&client(), &topic, &ScanFrom::Beginning, true).unwrap();
         let mut found = Vec::new();
