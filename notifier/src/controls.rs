@@ -183,6 +183,14 @@ impl Controls {
         self.silences.iter().find(holding).map(|(id, silence)| (id.as_str(), silence))
     }
 
+    /// Whether an alert that was written at a moment was written during a silence, whether or not that holds still.
+    pub fn was_silenced(&self, alert: &DeviceAlert, written_ms: i64) -> bool {
+        let held = |silence: &Silence| {
+            silence.holds(written_ms) && silence.at.is_none_or(|at| at.as_millisecond() <= written_ms)
+        };
+        self.silences.values().any(|silence| held(silence) && silence.matches(alert))
+    }
+
     /// The acknowledgement of the alert with this id.
     pub fn ack(&self, alert_id: &str) -> Option<&Ack> {
         self.acks.get(alert_id)
@@ -246,6 +254,16 @@ mod tests {
         let mut everything = Controls::default();
         fold(&mut everything, "all", &silence(None, None, 10));
         assert!(everything.silencing(&alert("x", "y"), 9).is_some());
+    }
+
+    #[test]
+    fn it_is_known_afterwards_what_began_during_a_silence() {
+        let mut controls = Controls::default();
+        let at = Some(Timestamp::from_millisecond(500).unwrap());
+        fold(&mut controls, "a", &Silence { at, ..silence(None, Some("hot"), 1_000) });
+        let was = |rule, written_ms| controls.was_silenced(&alert("d", rule), written_ms);
+        assert_eq!([499, 500, 999, 1_000].map(|ms| was("hot", ms)), [false, true, true, false]);
+        assert!(!was("cold", 700));
     }
 
     #[test]

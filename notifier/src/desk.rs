@@ -12,7 +12,7 @@ use crate::active::Active;
 use crate::controls::Controls;
 use crate::lanes::{self, Lanes};
 use crate::ledger::{Epoch, Ledger, Part};
-use crate::notice::{Item, Letter, Notice, Receiver, Why};
+use crate::notice::{Former, Item, Letter, Notice, Receiver, Why};
 use crate::payload::{check, group_key};
 
 /// Bytes of alerts in one request, unless a single alert has more.
@@ -184,18 +184,14 @@ impl Desk {
         Read::Taken
     }
 
-    /// An alert that fired before its partition was taken over, and still does. `is_old`: it began before this group
-    /// did, and nobody was told of it.
-    pub fn restore(
-        &mut self,
-        notice: &Arc<Notice>,
-        is_old: bool,
-        controls: &Controls,
-        now_ms: i64,
-        now: Instant,
-    ) {
-        let muted = is_old || controls.silencing(&notice.alert, now_ms).is_some();
-        self.active.restore(notice, muted, now);
+    /// An alert that fired before its partition was taken over, and still does. Who was told of it is not known: the
+    /// receiver is taken to know, unless a silence held when it was written. Rather twice than never.
+    pub fn restore(&mut self, former: &Former, controls: &Controls, now_ms: i64, now: Instant) {
+        let Former { notice, written_ms, is_old } = former;
+        let alert = &notice.alert;
+        let silenced =
+            controls.silencing(alert, now_ms).is_some() || controls.was_silenced(alert, *written_ms);
+        self.active.restore(notice, *is_old || silenced, now);
     }
 
     fn push(&mut self, item: Item, now: Instant) {

@@ -12,7 +12,7 @@ use penstock_proto::alert_json::from_json;
 use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{AlertTopic, Epoch, Part, Source};
-use crate::notice::Notice;
+use crate::notice::{Former, Notice};
 use crate::payload::check;
 
 const ASK: Duration = Duration::from_secs(10);
@@ -33,8 +33,8 @@ pub(crate) struct Opening {
 #[derive(Debug, Default)]
 pub(crate) struct Restored {
     pub(crate) openings: Vec<Opening>,
-    /// What fires, and whether nobody was told of it.
-    pub(crate) firing: Vec<(Arc<Notice>, bool)>,
+    /// What fires.
+    pub(crate) firing: Vec<Former>,
 }
 
 /// Who looks back.
@@ -102,12 +102,12 @@ impl Historian {
         &self,
         topic: AlertTopic,
         openings: &BTreeMap<i32, Opening>,
-        into: &mut Vec<(Arc<Notice>, bool)>,
+        into: &mut Vec<Former>,
     ) -> Result<(), KafkaError> {
         let from = ScanFrom::Offsets(openings.keys().map(|partition| (*partition, 0)).collect());
         let name = format!("{}{}", self.prefix, topic.name());
         let mut scanner = Scanner::open(&self.client, &name, &from, true)?;
-        let mut firing: HashMap<String, (Arc<Notice>, bool)> = HashMap::new();
+        let mut firing: HashMap<String, Former> = HashMap::new();
         let mut bytes = 0usize;
         let mut open: BTreeSet<i32> = openings.keys().copied().collect();
         while !open.is_empty() && !self.stop.is_cancelled() {
@@ -123,8 +123,8 @@ impl Historian {
                 let Some(alert) = from_json(record.payload).ok().filter(|alert| check(alert).is_ok()) else {
                     continue;
                 };
-                if let Some((former, _)) = firing.remove(&alert.id) {
-                    bytes = bytes.saturating_sub(former.bytes());
+                if let Some(former) = firing.remove(&alert.id) {
+                    bytes = bytes.saturating_sub(former.notice.bytes());
                 }
                 let source = Source { part: opening.part, epoch: opening.epoch, offset: record.offset };
                 let key = record.key.map(<[u8]>::to_vec);
@@ -132,7 +132,9 @@ impl Historian {
                 // Beyond the budget the desk would not take it either.
                 if !notice.is_resolved() && bytes.saturating_add(notice.bytes()) <= self.bytes_max {
                     bytes += notice.bytes();
-                    firing.insert(notice.alert.id.clone(), (Arc::new(notice), !opening.is_committed));
+                    let id = notice.alert.id.clone();
+                    let (notice, written_ms) = (Arc::new(notice), record.timestamp_ms);
+                    firing.insert(id, Former { notice, written_ms, is_old: !opening.is_committed });
                 }
             }
         }

@@ -59,6 +59,17 @@ impl Notice {
     }
 }
 
+/// An alert that fired before its partition was taken over, and still does.
+#[derive(Clone, Debug)]
+pub struct Former {
+    /// The last record of it.
+    pub notice: Arc<Notice>,
+    /// When that was written, milliseconds since the Unix epoch.
+    pub written_ms: i64,
+    /// It was written before the group existed: nobody was told of it.
+    pub is_old: bool,
+}
+
 /// Why an alert is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {

@@ -175,10 +175,10 @@ impl Reader {
                 go_on("read a partition", self.parts.consumer.resume(&[named]))?;
             }
         }
-        for (notice, is_old) in &restored.firing {
-            let (part, epoch) = (notice.source.part, notice.source.epoch);
+        for former in &restored.firing {
+            let (part, epoch) = (former.notice.source.part, former.notice.source.epoch);
             if self.parts.desk.is_current(part, epoch) && !failed.contains(&(part, epoch)) {
-                self.parts.desk.restore(notice, *is_old, &controls, now_ms, now);
+                self.parts.desk.restore(former, &controls, now_ms, now);
             }
         }
         if !failed.is_empty() {

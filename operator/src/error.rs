@@ -82,8 +82,8 @@ pub enum OperatorError {
         "there is no alert {0:?} in the alert topics; `penstock alerts list --state all` shows what there is"
     )]
     NoAlert(String),
-    /// No silence has this id.
-    #[error("there is no silence {0:?}; `penstock alerts silences` shows what there is")]
+    /// No silence that holds has this id.
+    #[error("there is no silence {0:?} that holds; `penstock alerts silences` shows what there is")]
     NoSilence(String),
     /// A record was not stored.
     #[error("topic {topic} does not take the record: {cause}; it may or may not be there")]

@@ -137,12 +137,15 @@ fn a_silence_is_made_listed_and_taken_back() {
     let (code, text, _) = world.run(&["alerts", "unsilence", id]);
     assert_eq!(
         (code, text),
-        (0, format!("rule hot of device {device} is silenced no longer: {id} was taken back\n"))
+        (0, format!("rule hot of device {device} is silenced no longer: {id} has ended\n"))
     );
     world.settled(ALERT_CONTROLS, 1);
     let (code, _, error) = world.run(&["alerts", "unsilence", id]);
     assert_eq!(code, 1);
     assert!(error.contains("there is no silence"), "{error}");
+    assert_eq!(world.run(&["alerts", "silences"]).1, "nothing is silenced\n");
+    let (_, all) = world.json(&["alerts", "silences", "--all", "--json"]);
+    assert_eq!((&all["silences"][0]["id"], &all["silences"][0]["holds"]), (&id.into(), &false.into()));
 
     for (arguments, expected) in [
         (&["--for", "2h"][..], "say what to silence"),

@@ -224,17 +224,23 @@ fn what_an_alertmanager_refuses_it_is_not_reminded_of() {
 
 #[test]
 fn what_fired_before_this_process_is_remembered() {
-    for (receiver, old, expected) in [
-        (Receiver::Alertmanager, false, &["a*"][..]),
-        (Receiver::Webhook, false, &[]),
-        (Receiver::Alertmanager, true, &["a"]),
-        (Receiver::Webhook, true, &["a"]),
+    for (receiver, is_old, silenced, expected) in [
+        (Receiver::Alertmanager, false, false, &["a*"][..]),
+        (Receiver::Webhook, false, false, &[]),
+        (Receiver::Alertmanager, true, false, &["a"]),
+        (Receiver::Webhook, true, false, &["a"]),
+        (Receiver::Webhook, false, true, &["a"]),
     ] {
         let mut bench = Bench::new(receiver, GroupBy::None);
+        if silenced {
+            // It held when the alert was written, and ended while nobody ran.
+            bench.control("silence/s", Some(r#"{"until": "2026-09-21T14:00:00Z"}"#));
+        }
         let notice = crate::notice::tests::firing("a", 0);
-        bench.desk.restore(&notice, old, &bench.controls.clone(), NOW_MS, bench.now);
+        let former = Former { notice, written_ms: NOW_MS - 3_600_000, is_old };
+        bench.desk.restore(&former, &bench.controls.clone(), NOW_MS, bench.now);
         bench.desk.end_silences(&bench.controls, NOW_MS, bench.now);
-        assert_eq!(bench.sent(), expected, "{receiver} {old}");
+        assert_eq!(bench.sent(), expected, "{receiver} {is_old} {silenced}");
     }
 }
 

@@ -39,7 +39,7 @@ pub struct NewSilence {
     pub by: String,
 }
 
-/// A silence that was made or taken back.
+/// A silence that was made or ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Silenced {
     /// Its id.
@@ -170,15 +170,21 @@ pub fn silence(cluster: &Cluster, runtime: &Handle, new: &NewSilence) -> Result<
     Ok(Silenced { id, holds: silence.holds(Moment::now().ms), silence })
 }
 
-/// Takes a silence back.
+/// Ends a silence now. It is kept as one that has ended, so that processes that start later know what began during it.
 ///
 /// # Errors
-/// [`OperatorError::NoSilence`] if there is none with the id; otherwise Kafka could not be read or written.
+/// [`OperatorError::NoSilence`] if none with the id holds; otherwise Kafka could not be read or written.
 pub fn unsilence(cluster: &Cluster, runtime: &Handle, id: &str) -> Result<Silenced, OperatorError> {
     let controls = controls(cluster)?;
-    let silence = controls.silences().get(id).ok_or_else(|| OperatorError::NoSilence(id.to_owned()))?;
-    write(cluster, runtime, &ControlKey::Silence(id.to_owned()), None)?;
-    Ok(Silenced { id: id.to_owned(), silence: silence.clone(), holds: false })
+    let (silence, until) = (controls.silences().get(id), now());
+    let mut silence = silence
+        .filter(|silence| silence.holds(until.as_millisecond()))
+        .ok_or_else(|| OperatorError::NoSilence(id.to_owned()))?
+        .clone();
+    silence.until = until;
+    let value = serde_json::to_vec(&silence)?;
+    write(cluster, runtime, &ControlKey::Silence(id.to_owned()), Some(&value))?;
+    Ok(Silenced { id: id.to_owned(), silence, holds: false })
 }
 
 /// The silences that hold; with `all`, also those that have ended by themselves.
@@ -223,12 +229,12 @@ impl Silenced {
         writeln!(out, "silenced {} until {until}: {}", self.of_what(), self.id)
     }
 
-    /// Says that it was taken back.
+    /// Says that it was ended.
     ///
     /// # Errors
     /// Where `out` cannot be written to.
-    pub fn print_gone(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "{} is silenced no longer: {} was taken back", self.of_what(), self.id)
+    pub fn print_ended(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "{} is silenced no longer: {} has ended", self.of_what(), self.id)
     }
 }
 

@@ -41,7 +41,7 @@ pub(crate) enum Command {
         penstock alerts silence --all --for 30m"
     )]
     Silence(SilenceArgs),
-    /// Take a silence back
+    /// End a silence now
     #[command(after_help = "Example:\n  penstock alerts unsilence 1f2e3d4c5b6a")]
     Unsilence(OneArgs),
     /// List silences that hold
@@ -185,8 +185,8 @@ impl Command {
             Self::Ack(args) => args.run(&config),
             Self::Silence(args) => args.run(&config),
             Self::Unsilence(args) => {
-                let gone = alerts::unsilence(&Cluster::new(&config), runtime()?.handle(), &args.id)?;
-                done(print(args.json, &gone, |out| gone.print_gone(out)))
+                let ended = alerts::unsilence(&Cluster::new(&config), runtime()?.handle(), &args.id)?;
+                done(print(args.json, &ended, |out| ended.print_ended(out)))
             }
             Self::Silences(args) => {
                 let silences = alerts::silences(&Cluster::new(&config), args.all)?;
