@@ -25,7 +25,7 @@ pub const ALERT_STATE: &str = "penstock.alert-state";
 /// (a tombstone) takes back what its key names. Times are RFC 3339, texts have at most 1,000 bytes.
 ///
 /// `silence/{id}`: alerts that begin while it holds are not notified. `until` (needed), `device` (a UUID) and `rule` (a
-/// name), of which each that is there must match; `comment`, `by`, `at`.
+/// name), of which each that is there must match; `comment`, `by`, `at`. `penstock alerts unsilence` sets `until` to now.
 ///
 /// `ack/{alert id}`: the episode with this id is not notified again until it is resolved. `comment`, `by`, `at`.
 pub const ALERT_CONTROLS: &str = "penstock.alert-controls";
