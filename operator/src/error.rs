@@ -77,6 +77,22 @@ pub enum OperatorError {
         /// What Kafka said.
         cause: TransactionError,
     },
+    /// No record has this alert id.
+    #[error(
+        "there is no alert {0:?} in the alert topics; `penstock alerts list --state all` shows what there is"
+    )]
+    NoAlert(String),
+    /// No silence that holds has this id.
+    #[error("there is no silence {0:?} that holds; `penstock alerts silences` shows what there is")]
+    NoSilence(String),
+    /// A record was not stored.
+    #[error("topic {topic} does not take the record: {cause}; it may or may not be there")]
+    NotWritten {
+        /// Name of the topic, prefix included.
+        topic: String,
+        /// What Kafka said.
+        cause: TransactionError,
+    },
     /// ClickHouse cannot be asked with this configuration.
     #[error(transparent)]
     ClickHouseClient(#[from] ClientError),

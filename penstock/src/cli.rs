@@ -24,7 +24,7 @@ pub(crate) struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run roles until SIGTERM; without names: gateway, writer and alerts in one process
+    /// Run roles until SIGTERM; without names: gateway, writer, alerts and, where configured, notify in one process
     #[command(
         after_help = "Examples:\n  penstock run\n  penstock run gateway --config /etc/penstock/penstock.toml\n  \
         penstock run writer --set clickhouse.url=http://clickhouse:8123\n\n\
@@ -50,6 +50,9 @@ pub(crate) enum Command {
     /// Look at dead letters, publish them again, or discard them
     #[command(subcommand)]
     Dlq(commands::dlq::Command),
+    /// List alerts, acknowledge them, silence devices and rules
+    #[command(subcommand)]
+    Alerts(commands::alerts::Command),
     /// Prove that every record of the readings topic is exactly one row or one dead letter
     Audit(commands::audit::AuditArgs),
     /// Rebuild ClickHouse's rows from Kafka's records in a shadow table, and swap it in
@@ -78,6 +81,7 @@ impl Command {
             Self::Certs(command) => command.run(),
             Self::Migrate(command) => command.run(common),
             Self::Dlq(command) => command.run(common),
+            Self::Alerts(command) => command.run(common),
             Self::Audit(command) => command.run(common),
             Self::Replay(command) => command.run(common),
             Self::Dev(command) => command.run(),

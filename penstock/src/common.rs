@@ -43,6 +43,8 @@ pub(crate) enum Role {
     Writer,
     /// Readings in Kafka to alerts in Kafka
     Alerts,
+    /// Alert topics to an Alertmanager and webhooks
+    Notify,
 }
 
 /// The runtime that a command's I/O runs on.

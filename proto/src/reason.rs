@@ -58,6 +58,10 @@ reasons! {
     BadKey => "bad-key",
     /// ClickHouse does not take the row: a constraint, or a view that fails on it.
     RefusedByStorage => "refused-by-storage",
+    /// The receiver of alerts answered that it will never take this one.
+    RefusedByReceiver => "refused-by-receiver",
+    /// The receiver of alerts could not be reached, or did not take the alert, for as long as it is tried.
+    Undelivered => "undelivered",
 }
 
 impl fmt::Display for Reason {

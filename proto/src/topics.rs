@@ -15,11 +15,19 @@ pub const STORAGE_FAILURES: &str = "iot.events.storage-failures";
 pub const DEVICE_ALERTS: &str = "alert.events.device-alerts";
 /// `DeviceAlert`s of rules of kind `low-battery`, like [`DEVICE_ALERTS`].
 pub const LOW_BATTERY: &str = "alert.events.low-battery";
-/// Alerts that could not be delivered to people: the alert's record with headers that say why.
+/// Alerts that could not be delivered to people: the alert's record, key and value as they were, with [`header::REASON`]
+/// (`undecodable`, `refused-by-receiver`, `undelivered`), [`header::DETAIL`], [`header::RECEIVER`] and the three headers
+/// of the source. One for each receiver that did not get it; again, if the process ends before its offset is committed.
 pub const DELIVERY_FAILURES: &str = "alert.events.delivery-failures";
 /// The alerter's state: what its rules know of each device, in the partition that the device has in [`READINGS`].
 pub const ALERT_STATE: &str = "penstock.alert-state";
-/// What people have said about alerts: silences and acknowledgements, by name.
+/// What people have said about alerts: silences and acknowledgements. Values are JSON objects; a record without a value
+/// (a tombstone) takes back what its key names. Times are RFC 3339, texts have at most 1,000 bytes.
+///
+/// `silence/{id}`: alerts that begin while it holds are not notified. `until` (needed), `device` (a UUID) and `rule` (a
+/// name), of which each that is there must match; `comment`, `by`, `at`. `penstock alerts unsilence` sets `until` to now.
+///
+/// `ack/{alert id}`: the episode with this id is not notified again until it is resolved. `comment`, `by`, `at`.
 pub const ALERT_CONTROLS: &str = "penstock.alert-controls";
 /// What operators have done with dead letters: a mark for each letter that was replayed or discarded. A letter without
 /// a mark is open.
@@ -32,7 +40,7 @@ pub const ALERT_CONTROLS: &str = "penstock.alert-controls";
 /// A replay writes its records and their marks in one transaction: read this topic with `read_committed`.
 pub const DEAD_LETTERS_HANDLED: &str = "penstock.dead-letters-handled";
 
-/// Header names of dead letters, in both dead-letter topics.
+/// Header names of dead letters, in all dead-letter topics.
 pub mod header {
     /// A [`crate::Reason`] by name.
     pub const REASON: &str = "penstock-reason";
@@ -50,6 +58,8 @@ pub mod header {
     pub const SOURCE_PARTITION: &str = "penstock-source-partition";
     /// The offset a refused record came from, decimal.
     pub const SOURCE_OFFSET: &str = "penstock-source-offset";
+    /// Who did not get an alert: `alertmanager` or `webhook`.
+    pub const RECEIVER: &str = "penstock-receiver";
     /// On a record that `penstock dlq replay` published: the dead letter it comes from, as `readings/3/17` or
     /// `storage/3/17`.
     pub const REPLAYED_FROM: &str = "penstock-replayed-from";

@@ -21,16 +21,13 @@ use crate::limits;
 /// How long the process waits beyond the roles' own deadlines for what they left behind.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
-/// Runs the named roles, or all of them, until a signal or until one fails.
+/// Runs the named roles, or those that are configured, until a signal or until one fails.
 pub(crate) fn run(common: &Common, roles: Vec<Role>) -> anyhow::Result<ExitCode> {
     let config = Arc::new(common.load()?.config);
     telemetry::init(&config.telemetry)?;
     limits::raise_open_files();
-    let roles: BTreeSet<Role> = if roles.is_empty() {
-        [Role::Gateway, Role::Writer, Role::Alerts].into()
-    } else {
-        roles.into_iter().collect()
-    };
+    let roles: BTreeSet<Role> =
+        if roles.is_empty() { default_roles(&config) } else { roles.into_iter().collect() };
     let runtime = runtime()?;
     let outcome = runtime.block_on(serve(config, &roles));
     runtime.shutdown_timeout(LAST_WAIT);
@@ -41,6 +38,15 @@ pub(crate) fn run(common: &Common, roles: Vec<Role>) -> anyhow::Result<ExitCode>
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+/// What runs when no role is named.
+fn default_roles(config: &Config) -> BTreeSet<Role> {
+    let mut roles = BTreeSet::from([Role::Gateway, Role::Writer, Role::Alerts]);
+    if penstock_notifier::is_configured(&config.notify) {
+        roles.insert(Role::Notify);
+    }
+    roles
 }
 
 async fn serve(config: Arc<Config>, roles: &BTreeSet<Role>) -> anyhow::Result<()> {
@@ -96,6 +102,11 @@ fn start(
             let (reloads, shutdown) = (signals.reloads.clone(), signals.shutdown.clone());
             let alerts = penstock_alerter::run(config, metrics, readiness, reloads, shutdown);
             running.spawn(async move { alerts.await.context("alerts") });
+        }
+        Role::Notify => {
+            let metrics = penstock_notifier::Metrics::register(registry);
+            let notifier = penstock_notifier::run(config, metrics, readiness, signals.shutdown.clone());
+            running.spawn(async move { notifier.await.context("notify") });
         }
     }
 }

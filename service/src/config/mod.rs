@@ -29,8 +29,9 @@ pub use properties::is_secret as is_secret_property;
 pub use render::{example, reference, show};
 pub use secret::{HIDDEN, Secret};
 pub use sections::{
-    Alerts, AlertsStart, Bridge, ClickHouse, Compression, Config, Gateway, GatewayLimits, GatewayTls, Kafka,
-    LogFormat, PACKET_BYTES_MAX, READING_BYTES_MAX, StorageGuarantee, Telemetry, Writer,
+    Alerts, AlertsStart, Bridge, ClickHouse, Compression, Config, Gateway, GatewayLimits, GatewayTls,
+    GroupBy, Kafka, LogFormat, Notify, PACKET_BYTES_MAX, READING_BYTES_MAX, StorageGuarantee, Telemetry,
+    Writer,
 };
 pub use validate::Violation;
 

@@ -34,6 +34,8 @@ section! {
         clickhouse: ClickHouse = ClickHouse::default();
         /// Rules over readings, and the alerts they raise.
         alerts: Alerts = Alerts::default();
+        /// From the alert topics to people.
+        notify: Notify = Notify::default();
         /// Logs, metrics and health.
         telemetry: Telemetry = Telemetry::default();
     }
@@ -271,6 +273,78 @@ choice! {
         Earliest = "earliest",
         /// At the readings to come.
         Latest = "latest",
+    }
+}
+
+section! {
+    /// How alerts reach people. Each receiver reads the alert topics in a consumer group of its own, so that one that
+    /// is away does not hold up the other. Without a URL nothing is notified.
+    pub struct Notify {
+        /// Address of an Alertmanager, such as `http://127.0.0.1:9093`: alerts go to `/api/v2/alerts` below it. Empty
+        /// for none.
+        alertmanager_url: String = String::new();
+        /// Value of the header `Authorization` for the Alertmanager, such as `Bearer ...`; empty for none. Better given
+        /// as `PENSTOCK_NOTIFY__ALERTMANAGER_AUTHORIZATION` than in the file.
+        alertmanager_authorization: Secret = Secret::default();
+        /// Address that gets alerts as plain JSON (docs/OPERATIONS.md has the schema). Empty for none.
+        webhook_url: String = String::new();
+        /// Value of the header `Authorization` for the webhook; empty for none.
+        webhook_authorization: Secret = Secret::default();
+        /// Begin of the names of the consumer groups, `-alertmanager` and `-webhook` follow. Processes with the same
+        /// name share the partitions.
+        group: String = "penstock-notify".to_owned();
+        /// What the webhook gets in one request: alerts of one `device` or of one `rule` that come together, or each
+        /// alert alone (`none`). The Alertmanager groups by itself.
+        group_by: GroupBy = GroupBy::Device;
+        /// How long the first alert of a group waits for others, in milliseconds. With `group_by = "none"` nothing
+        /// waits.
+        group_wait_ms: u64 = 5_000, in 1..=3_600_000;
+        /// Alerts at which a group is sent without waiting; also the most that are in one request.
+        group_alerts_max: usize = 200, in 1..=10_000;
+        /// Requests to the webhook under way at once, each of another group. The Alertmanager gets one at a time.
+        requests_inflight_max: usize = 8, in 1..=256;
+        /// How long a request may take, in milliseconds.
+        timeout_ms: u64 = 10_000, in 1..=600_000;
+        /// Shortest pause before a failed request is tried again, in milliseconds.
+        backoff_min_ms: u64 = 500, in 1..=3_600_000;
+        /// Longest pause before a failed request is tried again, in milliseconds. At least `backoff_min_ms`.
+        backoff_max_ms: u64 = 30_000, in 1..=3_600_000;
+        /// How long an alert is tried to be delivered, in milliseconds; then it goes to
+        /// `alert.events.delivery-failures`. Also how far back the first start of a group looks for alerts that have
+        /// ended already.
+        give_up_after_ms: u64 = 3_600_000, in 1..=2_592_000_000;
+        /// How often the Alertmanager is told that an alert still fires, in milliseconds: it forgets alerts when it is
+        /// restarted.
+        alertmanager_resend_ms: u64 = 60_000, in 1_000..=86_400_000;
+        /// An alert that the Alertmanager hears nothing of for so long counts as resolved there, in milliseconds. At
+        /// least twice `alertmanager_resend_ms`.
+        alertmanager_expire_ms: u64 = 3_600_000, in 2_000..=2_592_000_000;
+        /// A link for people: `{id}`, `{rule}` and `{device_id}` are filled in. The Alertmanager shows it as the source
+        /// of the alert. Empty for none.
+        link: String = String::new();
+        /// Alerts that wait to be delivered to one receiver; then no more are read.
+        queue_records_max: usize = 10_000, in 1..=10_000_000;
+        /// Bytes of alerts that wait to be delivered to one receiver; then no more are read.
+        queue_bytes_max: usize = 16 * MIB, in 65_536..=1_099_511_627_776;
+        /// Bytes of firing alerts that are remembered for one receiver. What is more is delivered once, but is not sent
+        /// again to the Alertmanager, or after a silence.
+        active_bytes_max: usize = 64 * MIB, in 65_536..=1_099_511_627_776;
+        /// How long Kafka waits for a silent process before its partitions go to another, in milliseconds.
+        session_timeout_ms: u64 = 10_000, in 1_000..=300_000;
+        /// How long alerts that wait may take to be delivered at shutdown, in milliseconds. What is left is read again.
+        drain_timeout_ms: u64 = 10_000, in 1..=3_600_000;
+    }
+}
+
+choice! {
+    /// Which alerts are notified together.
+    pub enum GroupBy {
+        /// Those of one device: the default.
+        Device = "device",
+        /// Those of one rule.
+        Rule = "rule",
+        /// Each alone.
+        None = "none",
     }
 }
 

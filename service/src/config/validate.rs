@@ -10,7 +10,7 @@ use toml::Value;
 use super::convert::{quote, refusal};
 use super::properties;
 use super::section::{Kind, Node, Schema};
-use super::sections::{Alerts, Bridge, ClickHouse, Config, Gateway, Kafka, Telemetry, Writer};
+use super::sections::{Alerts, Bridge, ClickHouse, Config, Gateway, Kafka, Notify, Telemetry, Writer};
 use super::suggest::closest;
 use crate::telemetry::parse_filter;
 
@@ -47,6 +47,7 @@ impl Config {
         rules.writer(&self.writer);
         rules.alerts(&self.alerts);
         rules.clickhouse(&self.clickhouse);
+        rules.notify(&self.notify);
         rules.telemetry(&self.telemetry);
         rules.listeners(self);
         rules.0
@@ -178,9 +179,13 @@ impl Rules {
 
     fn clickhouse(&mut self, clickhouse: &ClickHouse) {
         let ClickHouse { url, database, user, cluster, .. } = clickhouse;
-        if let Err(why) = check_url(url) {
+        if let Err(why) = check_url(url, CLICKHOUSE_URL) {
             self.broken(&["clickhouse.url"], why);
         }
+        let has_query = url.contains('?') && check_url(url, CLICKHOUSE_URL).is_ok();
+        self.require(!has_query, "clickhouse.url", || {
+            format!("found {}, which has a query; remove everything from the question mark on", quote(url))
+        });
         self.require(is_identifier(database), "clickhouse.database", || {
             format!("found {}; must be letters, digits and underscores, not a digit first", quote(database))
         });
@@ -194,6 +199,46 @@ impl Rules {
                 quote(cluster)
             )
         });
+    }
+
+    fn notify(&mut self, notify: &Notify) {
+        for (key, url, hint) in [
+            ("notify.alertmanager_url", &notify.alertmanager_url, ALERTMANAGER_URL),
+            ("notify.webhook_url", &notify.webhook_url, WEBHOOK_URL),
+        ] {
+            if let Err(why) = check_url(url, hint)
+                && !url.is_empty()
+            {
+                self.broken(&[key], why);
+            }
+        }
+        self.require(!notify.alertmanager_url.contains('?'), "notify.alertmanager_url", || {
+            "has a query; remove everything from the question mark on".to_owned()
+        });
+        for (key, secret) in [
+            ("notify.alertmanager_authorization", &notify.alertmanager_authorization),
+            ("notify.webhook_authorization", &notify.webhook_authorization),
+        ] {
+            let legal = !secret.expose().bytes().any(|byte| byte.is_ascii_control());
+            self.require(legal, key, || {
+                "holds a line break or a control character, which no header can carry".to_owned()
+            });
+        }
+        self.require(!notify.group.trim().is_empty(), "notify.group", || {
+            "is empty; name consumer groups, such as penstock-notify".to_owned()
+        });
+        self.at_most(
+            ("notify.backoff_min_ms", u128::from(notify.backoff_min_ms)),
+            ("notify.backoff_max_ms", u128::from(notify.backoff_max_ms)),
+        );
+        let (resend, expire) = (notify.alertmanager_resend_ms, notify.alertmanager_expire_ms);
+        if resend.saturating_mul(2) > expire {
+            let message = format!(
+                "found {expire}, less than twice notify.alertmanager_resend_ms = {resend}; alerts would count as \
+                 resolved between two requests: raise it"
+            );
+            self.broken(&["notify.alertmanager_expire_ms", "notify.alertmanager_resend_ms"], message);
+        }
     }
 
     fn telemetry(&mut self, telemetry: &Telemetry) {
@@ -244,28 +289,44 @@ fn check_brokers(brokers: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// What to say of a URL: what it looks like, and where user and password belong.
+#[derive(Clone, Copy)]
+struct UrlHint {
+    example: &'static str,
+    credentials: &'static str,
+}
+
+const CLICKHOUSE_URL: UrlHint = UrlHint {
+    example: "write it like http://127.0.0.1:8123",
+    credentials: "clickhouse.user and clickhouse.password",
+};
+const ALERTMANAGER_URL: UrlHint = UrlHint {
+    example: "write it like http://127.0.0.1:9093",
+    credentials: "notify.alertmanager_authorization",
+};
+const WEBHOOK_URL: UrlHint = UrlHint {
+    example: "write it like http://127.0.0.1:8080/alerts",
+    credentials: "notify.webhook_authorization",
+};
+
 /// Never repeats the address if it may hold a password.
-fn check_url(url: &str) -> Result<(), String> {
-    const EXAMPLE: &str = "write it like http://127.0.0.1:8123";
+fn check_url(url: &str, UrlHint { example, credentials }: UrlHint) -> Result<(), String> {
     if url.contains('@') {
-        return Err("has a user or a password in it; use clickhouse.user and clickhouse.password".to_owned());
+        return Err(format!("has a user or a password in it; use {credentials}"));
     }
     let found = quote(url);
-    let uri: Uri = url.parse().map_err(|why| format!("found {found}: {why}; {EXAMPLE}"))?;
+    let uri: Uri = url.parse().map_err(|why| format!("found {found}: {why}; {example}"))?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
-        return Err(format!("found {found}, which is neither http:// nor https://; {EXAMPLE}"));
+        return Err(format!("found {found}, which is neither http:// nor https://; {example}"));
     }
     if uri.host().is_none_or(str::is_empty) {
-        return Err(format!("found {found}, which has no host; {EXAMPLE}"));
+        return Err(format!("found {found}, which has no host; {example}"));
     }
     let port =
         uri.authority().and_then(|authority| authority.as_str().rsplit_once(':')).map(|(_, port)| port);
     let in_brackets = uri.authority().is_some_and(|authority| authority.as_str().ends_with(']'));
     if !in_brackets && port.is_some_and(|port| port.parse::<u16>().map_or(true, |port| port == 0)) {
-        return Err(format!("found {found}, whose port is not a number from 1 to 65535; {EXAMPLE}"));
-    }
-    if uri.query().is_some() {
-        return Err(format!("found {found}, which has a query; remove everything from the question mark on"));
+        return Err(format!("found {found}, whose port is not a number from 1 to 65535; {example}"));
     }
     Ok(())
 }

@@ -138,7 +138,12 @@ fn invalid(reason: Reason) -> Option<Vec<u8>> {
         }
         Reason::MetricNameLength => changed(|reading| reading.metrics = [("x".repeat(65), 1.0)].into()),
         Reason::TooLarge => Some(vec![0; 65 * 1024]),
-        Reason::Empty | Reason::TooManyReadings | Reason::BadKey | Reason::RefusedByStorage => None,
+        Reason::Empty
+        | Reason::TooManyReadings
+        | Reason::BadKey
+        | Reason::RefusedByStorage
+        | Reason::RefusedByReceiver
+        | Reason::Undelivered => None,
     }
 }
 

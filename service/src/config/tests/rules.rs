@@ -161,6 +161,23 @@ fn the_two_listeners_do_not_collide() {
 }
 
 #[test]
+fn receivers_of_alerts_have_addresses_that_requests_can_go_to() {
+    assert_eq!(said("notify.webhook_url = 'https://hooks.example/x?token=1'"), "");
+    for (line, expected) in [
+        ("notify.webhook_url = 'hooks.example'", "write it like http://127.0.0.1:8080/alerts"),
+        ("notify.webhook_url = 'http://me:pw@hooks.example'", "use notify.webhook_authorization"),
+        ("notify.alertmanager_url = 'http://a:9093/?x=1'", "has a query"),
+        ("notify.alertmanager_authorization = \"a\\nb\"", "holds a line break"),
+        ("notify.group = ' '", "is empty; name consumer groups"),
+        ("notify.backoff_min_ms = 60000", "more than notify.backoff_max_ms = 30000"),
+        ("notify.alertmanager_expire_ms = 100000", "less than twice notify.alertmanager_resend_ms = 60000"),
+    ] {
+        let found = said(line);
+        assert!(found.contains(expected), "{line}: {found}");
+    }
+}
+
+#[test]
 fn a_configuration_made_by_a_program_is_checked_by_the_same_rules() {
     let mut config = Config::default();
     config.gateway.limits.inflight_max = 0;
