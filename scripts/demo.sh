@@ -113,8 +113,14 @@ say "the stations' days in ClickHouse: minimum, mean and maximum temperature"
 curl -fsS "$clickhouse/" --data-binary @deploy/sql/examples/daily_by_station.sql
 
 say "the same days from the rollup by hour, which count each reading once; the two must agree"
-sleep 3
-curl -fsS "$clickhouse/" --data-binary @deploy/sql/examples/rollup_by_station.sql
+previously=
+for _ in $(seq 60); do
+    rolled_up=$(curl -fsS "$clickhouse/" --data-binary @deploy/sql/examples/rollup_by_station.sql)
+    if [ -n "$rolled_up" ] && [ "$rolled_up" = "$previously" ]; then break; fi
+    previously=$rolled_up
+    sleep 1.5
+done
+printf '%s\n' "$rolled_up"
 
 say "dead letters: what devices sent that is no valid reading, and what could not be stored"
 "$penstock" dlq list --config "$root/penstock.toml" --limit 5
