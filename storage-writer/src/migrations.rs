@@ -341,7 +341,8 @@ mod tests {
     fn every_statement_can_be_run_again() {
         for migration in Migration::all() {
             for statement in migration.statements(&ClickHouse::default()).unwrap() {
-                let repeatable = ["IF NOT EXISTS", "MODIFY SETTING", "CREATE OR REPLACE VIEW", "SELECT throwIf("];
+                let repeatable =
+                    ["IF NOT EXISTS", "MODIFY SETTING", "CREATE OR REPLACE VIEW", "SELECT throwIf("];
                 assert!(repeatable.iter().any(|words| statement.contains(words)), "{statement}");
                 assert!(!statement.contains(" {"), "a placeholder is left: {statement}");
             }
