@@ -436,7 +436,10 @@ impl History {
             let deadline = started + self.parts.drain_timeout * 4 / 5;
             self.flush(deadline, |history| history.filling.is_empty() && history.work.is_none())?;
         }
-        self.commit_sync();
+        // Nothing may be tried any longer: what is not committed is stored again.
+        if !self.parts.abort.is_cancelled() {
+            self.commit_sync();
+        }
         self.parts.consumer.begin_close()?;
         while !self.parts.consumer.is_closed() {
             if started.elapsed() >= self.parts.drain_timeout + KAFKA_TIMEOUT {
