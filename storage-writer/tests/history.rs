@@ -89,7 +89,7 @@ fn firing(number: u32) -> DeviceAlert {
     let onset = 1_790_000_000_000 + i64::from(number) * 60_000;
     DeviceAlert {
         id: format!("00000000-0000-4000-8000-{number:012x}"),
-        rule: if number % 3 == 0 { "battery" } else { "hot" }.to_owned(),
+        rule: if number.is_multiple_of(3) { "battery" } else { "hot" }.to_owned(),
         device_id: device(number % 40),
         severity: AlertSeverity::Warning.into(),
         state: AlertState::Firing.into(),
@@ -470,6 +470,7 @@ async fn conditions_on_device_and_onset_reach_the_key_through_the_views() {
         let selected = key.split("\"Selected Granules\":").nth(1).unwrap();
         let selected: u32 =
             selected.trim().split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap();
+        println!("{view}: {selected} granules of 123");
         assert!(selected <= 2, "{view}: {selected} granules of 123");
     }
 }

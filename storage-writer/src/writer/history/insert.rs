@@ -69,7 +69,8 @@ impl Table {
         number: u64,
     ) -> Result<Vec<BadRow>, Abandoned> {
         let (mut bad, mut attempts, mut backoff) = (Vec::new(), 0u64, self.backoff());
-        let mut todo = vec![0..ends.len()];
+        let mut todo = Vec::new();
+        todo.push(0..ends.len());
         while let Some(rows) = todo.pop() {
             if rows.is_empty() {
                 continue;

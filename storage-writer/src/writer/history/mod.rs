@@ -4,7 +4,7 @@
 //! a time is filled, one inserted; offsets are committed behind it, so a record is stored at least once. Which record a
 //! row is, is said by its key, and whoever asks sees each once: `docs/adr/0011-alert-history.md`.
 //!
-//! Memory is bounded by two batches of 4 MiB and what librdkafka has fetched.
+//! Memory is bounded by two batches of 4 MiB, one poll beyond a full batch, and what librdkafka has fetched (8 MiB).
 
 mod alert;
 mod batch;
