@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use penstock_devstack::{ClickHouse, ClickHouseOptions, Stack, StackOptions};
-use penstock_kafka::{TransactionRecord, TransactionSettings, TransactionalProducer};
+use penstock_kafka::{ClientSettings, TransactionRecord, TransactionSettings, TransactionalProducer};
 use penstock_proto::DeviceId;
 use penstock_proto::alert_json::to_json;
 use penstock_proto::topics::{DEVICE_ALERTS, LOW_BATTERY, header};
@@ -29,6 +29,8 @@ fn stack() -> &'static Stack {
 
 /// Writes alerts as the alert stage does: in transactions.
 struct Stage {
+    client: ClientSettings,
+    transactions: TransactionSettings,
     producer: TransactionalProducer,
     prefix: String,
 }
@@ -40,8 +42,9 @@ impl Stage {
     fn new(config: &Config) -> Self {
         let transactions =
             TransactionSettings { transactional_id: unique("stage"), ..TransactionSettings::default() };
-        let producer = TransactionalProducer::open(&settings(config), &transactions, PATIENCE).unwrap();
-        Self { producer, prefix: config.kafka.topic_prefix.clone() }
+        let client = settings(config);
+        let producer = TransactionalProducer::open(&client, &transactions, PATIENCE).unwrap();
+        Self { client, transactions, producer, prefix: config.kafka.topic_prefix.clone() }
     }
 
     fn transact(&mut self, records: &[Record], commit: bool) {
@@ -58,7 +61,13 @@ impl Stage {
         if commit {
             transaction.commit(PATIENCE).unwrap();
         } else {
-            transaction.abort(PATIENCE).unwrap();
+            // Not before the records are in the log: there would be nothing that must not be seen. What this producer then
+            // refuses to abort, its successor with the same id aborts.
+            std::thread::sleep(Duration::from_millis(300));
+            let aborted = transaction.abort(PATIENCE);
+            drop(transaction);
+            drop(aborted);
+            self.producer = TransactionalProducer::open(&self.client, &self.transactions, PATIENCE).unwrap();
         }
     }
 
