@@ -6,7 +6,9 @@ mod support;
 use std::collections::BTreeMap;
 
 use nix::sys::signal::Signal;
-use penstock_proto::topics::{DEAD_LETTERS_HANDLED, READINGS, READINGS_DLQ, header};
+use penstock_proto::topics::{
+    DEAD_LETTERS_HANDLED, DEVICE_ALERTS, LOW_BATTERY, READINGS, READINGS_DLQ, header,
+};
 use penstock_proto::v1::{ReadingBatch, SensorReading};
 use prost::Message;
 
@@ -107,6 +109,33 @@ fn a_letter_is_shown_with_headers_fields_and_bytes() {
         assert!(code == 1 && err.contains(says), "{err}");
     }
     assert_eq!(world.run(&["dlq", "show", "nonsense"]).0, 2);
+}
+
+#[test]
+fn a_record_of_an_alert_topic_is_listed_and_shown_but_never_becomes_a_reading() {
+    let mut world = World::new();
+    // It would pass for a reading.
+    let reading = reading(1).encode_to_vec();
+    world.refused_record_of(DEVICE_ALERTS, Some(device(1).as_bytes()), &reading, (4, 99));
+    world.refused_record_of(LOW_BATTERY, Some(device(2).as_bytes()), b"{\"id\": \"x\"}", (5, 7));
+    world.delivered();
+    let (_, listing) = world.json(&["dlq", "list", "--json"]);
+    assert_eq!(listing["count"], 2);
+    let letters = listing["letters"].as_array().unwrap();
+    let of_battery = letters.iter().find(|letter| letter["device"] == device(2).to_string()).unwrap();
+    let id = of_battery["id"].as_str().unwrap();
+    let (code, text, err) = world.run(&["dlq", "show", id]);
+    assert_eq!(code, 0, "{err}");
+    assert!(text.contains(&format!("{}[5] offset 7", world.topic(LOW_BATTERY))), "{text}");
+    assert!(text.contains("as DeviceAlert\n  {\"id\": \"x\"}\n"), "{text}");
+    let (code, outcome) = world.json(&["dlq", "replay", "--json"]);
+    assert_eq!((code, &outcome["done"], &outcome["alerts"]), (0, &0.into(), &2.into()));
+    let (_, text, _) = world.run(&["dlq", "replay"]);
+    assert!(text.contains("2 alerts not published again, and open"), "{text}");
+    assert!(world.settled(READINGS, 48).is_empty());
+    assert!(world.records(DEVICE_ALERTS).is_empty() && world.records(LOW_BATTERY).is_empty());
+    let (code, discarded) = world.json(&["dlq", "discard", id, "--yes", "--json"]);
+    assert_eq!((code, &discarded["done"]), (0, &1.into()));
 }
 
 #[test]

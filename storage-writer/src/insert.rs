@@ -138,6 +138,11 @@ impl Inserter {
         self.call(&self.latest_sql, "", block, query_id).await
     }
 
+    /// Runs an `INSERT` of the caller's with its data, by the same settings.
+    pub(crate) async fn insert_as(&self, sql: &str, body: Bytes, query_id: &str) -> Outcome {
+        self.send(sql, "", body, query_id).await
+    }
+
     async fn send(&self, sql: &str, log_comment: &str, block: Bytes, query_id: &str) -> Outcome {
         match self.call(sql, log_comment, block, query_id).await {
             Ok(()) => Outcome::Stored,

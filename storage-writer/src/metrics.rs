@@ -1,5 +1,7 @@
 //! What the writer counts: `penstock_writer_*`.
 
+mod alerts;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -13,6 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::breaker::State;
 use crate::clickhouse::CallError;
+pub(crate) use alerts::Alerts;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FailureLabels {
@@ -68,6 +71,7 @@ struct Inner {
     buffered_bytes: Gauge<i64>,
     clickhouse_up: Gauge,
     guard: Guarded,
+    alerts: Alerts,
     /// What was counted of the consumer's own counts already.
     commits_seen: AtomicU64,
 }
@@ -136,13 +140,20 @@ impl Metrics {
             buffered_bytes: Gauge::default(),
             clickhouse_up: Gauge::default(),
             guard: Guarded::default(),
+            alerts: Alerts::default(),
             commits_seen: AtomicU64::new(0),
         };
         let registry = registry.sub_registry_with_prefix("penstock_writer");
         inner.register_storage(registry);
         inner.register_consumer(registry);
         inner.guard.register(registry);
+        inner.alerts.register(registry);
         Self(Arc::new(inner))
+    }
+
+    /// What storing alerts counts.
+    pub(crate) fn alerts(&self) -> &Alerts {
+        &self.0.alerts
     }
 
     /// A block was stored.

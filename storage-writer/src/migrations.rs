@@ -1,9 +1,10 @@
 //! The schema in ClickHouse: numbered SQL files, applied once and in order, recorded in `schema_migrations`.
 //!
 //! The same files serve a single node and a replicated cluster. Every statement can be run again without harm
-//! (`IF NOT EXISTS`, or a setting that is set again), so any number of writers may migrate at once: each applies what is missing, all record the same
-//! row, and rows of the same migration merge into one. Never changes or removes what is there: a file that was
-//! applied must not be changed, a change is a new file.
+//! (`IF NOT EXISTS`, a view that is replaced by itself, a setting that is set again, a check), so any number of writers
+//! may migrate at once: each applies what is missing, all record the same row, and rows of the same migration merge into
+//! one. Never changes or removes rows that are there: a file that was applied must not be changed, a change is a new
+//! file.
 
 mod render;
 
@@ -26,6 +27,7 @@ const FILES: &[(u32, &str, &str)] = &[
     (4, "alerts", include_str!("../../deploy/sql/0004_alerts.sql")),
     (5, "exactly_once", include_str!("../../deploy/sql/0005_exactly_once.sql")),
     (6, "rollups", include_str!("../../deploy/sql/0006_rollups.sql")),
+    (7, "alerts", include_str!("../../deploy/sql/0007_alerts.sql")),
 ];
 
 const CREATE_DATABASE: &str = "CREATE DATABASE IF NOT EXISTS {database} {on_cluster}";
@@ -339,7 +341,8 @@ mod tests {
     fn every_statement_can_be_run_again() {
         for migration in Migration::all() {
             for statement in migration.statements(&ClickHouse::default()).unwrap() {
-                let repeatable = ["IF NOT EXISTS", "MODIFY SETTING"];
+                let repeatable =
+                    ["IF NOT EXISTS", "MODIFY SETTING", "CREATE OR REPLACE VIEW", "SELECT throwIf("];
                 assert!(repeatable.iter().any(|words| statement.contains(words)), "{statement}");
                 assert!(!statement.contains(" {"), "a placeholder is left: {statement}");
             }

@@ -3,6 +3,7 @@
 //! By the same rules as [`penstock_proto::wire`], which reads only what is whole and does not say where it failed.
 
 use penstock_proto::DeviceId;
+use penstock_proto::alert_json::{AlertJsonError, from_json};
 use serde::Serialize;
 
 use crate::rfc3339;
@@ -65,6 +66,18 @@ impl Decoded {
         };
         decoded.trouble = ended.err();
         decoded
+    }
+
+    /// Reads the JSON of an alert: no fields, only what is wrong with it. It is text, and is shown as such.
+    pub(crate) fn of_alert(payload: &[u8]) -> Self {
+        let trouble = |error: AlertJsonError| {
+            let at = match &error {
+                AlertJsonError::Malformed(json) if json.line() == 1 => json.column().saturating_sub(1),
+                _ => 0,
+            };
+            Trouble { at, field: None, why: error.to_string() }
+        };
+        Self { trouble: from_json(payload).err().map(trouble), ..Self::default() }
     }
 
     fn batch(&mut self, payload: &[u8]) -> Result<(), Trouble> {

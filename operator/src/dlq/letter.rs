@@ -3,7 +3,7 @@
 
 use penstock_kafka::IncomingRecord;
 use penstock_proto::DeviceId;
-use penstock_proto::topics::{MqttTopic, header};
+use penstock_proto::topics::{DEVICE_ALERTS, LOW_BATTERY, MqttTopic, header};
 
 use super::{LetterId, LetterTopic};
 use crate::text::printable;
@@ -88,6 +88,13 @@ impl<'a> Letter<'a> {
         })
     }
 
+    /// Whether storage read it in a topic of alerts.
+    pub(crate) fn is_of_alert(&self) -> bool {
+        let is_alert =
+            |source: Source| [DEVICE_ALERTS, LOW_BATTERY].iter().any(|name| source.topic.ends_with(name));
+        self.id.topic == LetterTopic::Storage && self.source().is_some_and(is_alert)
+    }
+
     fn number(&self, name: &str) -> Option<i64> {
         std::str::from_utf8(self.header(name)?).ok()?.parse().ok()
     }
@@ -131,6 +138,23 @@ pub(super) mod tests {
         assert_eq!(letter.device(), Some(DEVICE));
         let source = Source { topic: "t.iot.events.sensor-readings".into(), partition: 47, offset: 9 };
         assert_eq!(letter.source(), Some(source));
+    }
+
+    #[test]
+    fn a_record_of_an_alert_topic_is_told_from_a_reading() {
+        for (topic, expected) in [
+            ("t.alert.events.device-alerts", true),
+            ("alert.events.low-battery", true),
+            ("t.iot.events.sensor-readings", false),
+        ] {
+            let headers: &[(&str, &[u8])] = &[
+                (header::SOURCE_TOPIC, topic.as_bytes()),
+                (header::SOURCE_PARTITION, b"1"),
+                (header::SOURCE_OFFSET, b"9"),
+            ];
+            assert_eq!(letter(LetterTopic::Storage, b"", headers).is_of_alert(), expected, "{topic}");
+            assert!(!letter(LetterTopic::Readings, b"", headers).is_of_alert());
+        }
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub struct Outcome {
     pub handled_before: u64,
     /// Letters that stay open because they are still refused, by reason.
     pub still_refused: BTreeMap<String, u64>,
+    /// Letters that stay open because they are records of an alert topic, which are not published again.
+    pub alerts: u64,
     /// Letters that were asked for by id and are not there, or do not meet the other conditions.
     pub not_found: u64,
     #[serde(skip)]
@@ -137,6 +139,11 @@ impl Run<'_> {
         for letter in letters {
             let deed = match self.task.work {
                 Work::Discard => Deed::Discard,
+                // Whoever reads alerts would tell people once more.
+                Work::Replay if letter.is_of_alert() => {
+                    self.outcome.alerts += 1;
+                    continue;
+                }
                 Work::Replay => match judge(letter, &self.limits) {
                     Ok(publishable) => Deed::Replay(publishable),
                     Err(invalid) => {
@@ -224,6 +231,13 @@ impl Outcome {
             let refused = self.still_refused.values().sum();
             writeln!(out, "{} still refused, and open:", thousands(refused))?;
             print_counts(out, &self.still_refused)?;
+        }
+        if self.alerts > 0 {
+            let alerts = counted(self.alerts, "alert");
+            writeln!(
+                out,
+                "{alerts} not published again, and open: people would be told twice; discard when looked at"
+            )?;
         }
         if self.not_found > 0 {
             let not_found = counted(self.not_found, "letter");

@@ -17,6 +17,8 @@ use crate::{Cluster, OperatorError};
 
 /// Characters of a header's value that are shown.
 const HEADER_CHARS_MAX: usize = 1_000;
+/// Characters of a payload's text that are shown.
+const TEXT_CHARS_MAX: usize = 4_000;
 /// Characters of a header's name that are shown.
 const NAME_CHARS_MAX: usize = 100;
 
@@ -32,6 +34,8 @@ pub struct Shown {
     mark: Option<Mark>,
     decoded_as: &'static str,
     decoded: Decoded,
+    /// The beginning of a payload that is text: of an alert.
+    text: Option<String>,
     /// Where the record itself is, for what storage refused.
     source: Option<String>,
     /// The first bytes of the payload, 16 a line.
@@ -101,6 +105,7 @@ fn describe(cluster: &Cluster, letter: &Letter<'_>, bytes_max: usize) -> Shown {
         mark: None,
         decoded_as,
         decoded,
+        text: letter.is_of_alert().then(|| printable(letter.payload, TEXT_CHARS_MAX)),
         source: letter.source().map(|source| {
             let topic = printable(source.topic.as_bytes(), HEADER_CHARS_MAX);
             format!("{topic}[{}] offset {}", source.partition, source.offset)
@@ -109,8 +114,12 @@ fn describe(cluster: &Cluster, letter: &Letter<'_>, bytes_max: usize) -> Shown {
     }
 }
 
-/// A letter of the batch topic is the whole batch or one reading of it: whichever can be read further.
+/// A letter of the batch topic is the whole batch or one reading of it: whichever can be read further. What storage read
+/// in a topic of alerts is JSON.
 fn decode(letter: &Letter<'_>) -> (&'static str, Decoded) {
+    if letter.is_of_alert() {
+        return ("DeviceAlert", Decoded::of_alert(letter.payload));
+    }
     let as_reading = Decoded::of(letter.payload, Kind::Reading);
     if !matches!(letter.mqtt_topic(), Some(MqttTopic::Batch(_))) {
         return ("SensorReading", as_reading);
@@ -155,6 +164,9 @@ impl Shown {
     }
 
     fn print_decoded(&self, out: &mut dyn Write) -> io::Result<()> {
+        if let Some(text) = &self.text {
+            writeln!(out, "  {text}")?;
+        }
         let Decoded { fields, more, trouble } = &self.decoded;
         print_rows(
             out,
@@ -231,6 +243,22 @@ mod tests {
         let text = text(&letter(LetterTopic::Storage, b"", headers));
         assert!(text.contains("storage/0/0  (t.iot.events.storage-failures[0] offset 0)"), "{text}");
         assert!(text.contains("where its retention has not run out, is t.readings[4] offset 99"), "{text}");
+    }
+
+    #[test]
+    fn an_alert_is_shown_as_the_text_that_it_is() {
+        let headers: &[(&str, &[u8])] = &[
+            (header::REASON, b"undecodable"),
+            (header::SOURCE_TOPIC, b"t.alert.events.device-alerts"),
+            (header::SOURCE_PARTITION, b"4"),
+            (header::SOURCE_OFFSET, b"99"),
+        ];
+        let broken = text(&letter(LetterTopic::Storage, b"{\"id\": 7}", headers));
+        assert!(broken.contains("payload: 9 bytes, as DeviceAlert\n  {\"id\": 7}\n"), "{broken}");
+        assert!(broken.contains("  byte 7  a field cannot be read: "), "{broken}");
+        assert!(broken.contains("t.alert.events.device-alerts[4] offset 99"), "{broken}");
+        let whole = text(&letter(LetterTopic::Storage, b"{\"id\": \"a\"}", headers));
+        assert!(!whole.contains("cannot be read"), "{whole}");
     }
 
     #[test]

@@ -136,8 +136,12 @@ impl World {
 
     /// A dead letter as the writer writes it.
     pub fn refused_record(&mut self, key: Option<&[u8]>, payload: &[u8], source: (i32, i64)) {
-        let (topic, partition, offset) =
-            (self.topic(penstock_proto::topics::READINGS), source.0.to_string(), source.1.to_string());
+        self.refused_record_of(penstock_proto::topics::READINGS, key, payload, source);
+    }
+
+    /// The same for a record of another topic.
+    pub fn refused_record_of(&mut self, topic: &str, key: Option<&[u8]>, payload: &[u8], source: (i32, i64)) {
+        let (topic, partition, offset) = (self.topic(topic), source.0.to_string(), source.1.to_string());
         let headers: [(&str, &[u8]); 5] = [
             (header::REASON, b"undecodable"),
             (header::DETAIL, b"as the test says"),

@@ -447,7 +447,7 @@ impl Consume {
 }
 
 /// Goes on after an error that does not end the consumer: partitions were lost meanwhile, which is reported by itself.
-fn go_on(what: &'static str, result: Result<(), KafkaError>) -> Result<(), WriterError> {
+pub(super) fn go_on(what: &'static str, result: Result<(), KafkaError>) -> Result<(), WriterError> {
     match result {
         Ok(()) => Ok(()),
         Err(error @ KafkaError::Client { fatal: true, .. }) => Err(error.into()),

@@ -1,4 +1,4 @@
-//! The role: readings from Kafka become rows in ClickHouse, each record once.
+//! The role: readings from Kafka become rows in ClickHouse, each record once; and so do alerts, see `history`.
 //!
 //! A thread of its own polls Kafka and fills batches; tasks insert them; offsets are committed only up to the first
 //! batch that is not stored. A partition is claimed before its first record is read, and what of it is stored is asked
@@ -11,6 +11,7 @@ mod consume;
 mod durability;
 mod floors;
 mod gate;
+mod history;
 mod letters;
 mod opening;
 mod pipe;
@@ -128,9 +129,13 @@ async fn run_with(
     let (covered, stretch) = (Covered::default(), Stretch::default());
     let shared = Shared { covered: covered.clone(), stretch: stretch.clone() };
     let consume = consume(&config, Arc::clone(&store), health, metrics.clone(), shared)?;
+    let history = history::history(&config, client.clone(), metrics.clone(), &store.run_id, &abort)?;
     beside(&config, client, store, metrics, covered, stretch, &abort);
     tracing::info!(group = config.writer.group, "writer is ready");
-    on_thread(move || consume.run(&stop)).await
+    let history_stop = stop.clone();
+    let readings = on_thread("penstock-writer", move || consume.run(&stop));
+    let alerts = on_thread("penstock-history", move || history.run(&history_stop));
+    tokio::try_join!(readings, alerts).map(|_| ())
 }
 
 /// What the consumer's thread shares with the tasks beside it.
@@ -161,11 +166,12 @@ fn beside(
 
 /// Runs `work` on a thread of its own: polling Kafka blocks.
 async fn on_thread(
+    name: &str,
     work: impl FnOnce() -> Result<(), WriterError> + Send + 'static,
 ) -> Result<(), WriterError> {
     let (ended_in, ended) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
-        .name("penstock-writer".to_owned())
+        .name(name.to_owned())
         .spawn(move || {
             // Nobody is left to hear it if the future was dropped.
             let _ = ended_in.send(work());
