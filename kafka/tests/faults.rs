@@ -221,6 +221,54 @@ fn a_consumer_whose_commit_is_not_answered_can_be_dropped() {
 }
 
 #[test]
+fn commits_from_before_a_membership_was_lost_are_not_waited_for() {
+    let kafka = kafka();
+    let name = topic("commit-lost", 1);
+    let partition = TopicPartition::new(name.as_str(), 0);
+    let settings = ConsumerSettings { session_timeout_ms: 6_000, ..group_settings(&unique("group"), &name) };
+    let mut consumer = Consumer::subscribe(&client(), &settings).unwrap();
+    let (mut memberships, mut losses) = (0, 0);
+    let mut step = |consumer: &mut Consumer| {
+        let (partitions, lost) = match consumer.poll(1, Duration::from_millis(50)).unwrap() {
+            Polled::Assigned(partitions) => (partitions, None),
+            Polled::Revoked { partitions, lost } => (partitions, Some(lost)),
+            Polled::Idle | Polled::Records(_) => return (memberships, losses),
+        };
+        match lost {
+            None => {
+                consumer.assign_done(&partitions).unwrap();
+                memberships += 1;
+            }
+            Some(lost) => {
+                let _ = consumer.revoke_done(&partitions);
+                losses += usize::from(lost);
+            }
+        }
+        (memberships, losses)
+    };
+    let begin = Instant::now();
+    while step(&mut consumer).0 == 0 {
+        assert!(begin.elapsed() < PATIENCE, "it becomes a member");
+    }
+    kafka.pause().unwrap();
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(9) {
+        let _ = consumer.commit_async(&[(partition.clone(), 1)]);
+        step(&mut consumer);
+    }
+    kafka.resume().unwrap();
+    let begin = Instant::now();
+    loop {
+        let (memberships, losses) = step(&mut consumer);
+        if memberships == 2 && losses == 1 && consumer.commits_in_flight() == 0 {
+            break;
+        }
+        let open = consumer.commits_in_flight();
+        assert!(begin.elapsed() < PATIENCE, "{memberships} memberships, {losses} lost, {open} commits open");
+    }
+}
+
+#[test]
 fn a_commit_that_timed_out_is_resumed_and_comes_back_with_its_outcome() {
     let kafka = kafka();
     let name = topic("commit-paused", 1);

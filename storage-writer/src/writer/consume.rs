@@ -362,7 +362,7 @@ impl Consume {
             self.pipe.offsets.commit_failed();
         }
         let offsets = self.pipe.offsets.committable();
-        if offsets.is_empty() || self.posting.is_under_way() {
+        if offsets.is_empty() || self.posting.is_under_way() || self.posting.waits_for_commits() {
             return Ok(());
         }
         go_on("commit offsets", self.consumer.commit_async(&self.named(&offsets)))?;

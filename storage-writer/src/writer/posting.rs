@@ -17,6 +17,9 @@ use crate::offsets::Ripe;
 /// How long Kafka may take to say what is committed, while the thread waits.
 const COMMITTED_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// A commit that was begun before a transaction is on its way for no longer: librdkafka has closed its connection.
+const COMMIT_MAX: Duration = Duration::from_secs(60);
+
 /// How long to ask how a transaction ended; twice as long as one can last.
 const UNSURE_MAX: Duration = Duration::from_secs(25);
 
@@ -35,6 +38,8 @@ pub(super) struct Posting {
     unsure_since: Option<Instant>,
     /// Letters go without their payloads: the topic does not take them.
     short: bool,
+    /// Since when commits that were begun before are waited for.
+    quiet_since: Option<Instant>,
 }
 
 impl Posting {
@@ -50,12 +55,18 @@ impl Posting {
             unsure: None,
             unsure_since: None,
             short: false,
+            quiet_since: None,
         }
     }
 
     /// Whether a transaction may change committed offsets: nothing else must commit then.
     pub(super) const fn is_under_way(&self) -> bool {
         self.under_way.is_some() || self.unsure.is_some()
+    }
+
+    /// Whether dead letters wait until no commit is under way any more: then no further one must begin.
+    pub(super) const fn waits_for_commits(&self) -> bool {
+        self.quiet_since.is_some()
     }
 
     /// Takes note of a transaction that ended, and begins the next.
@@ -83,7 +94,7 @@ impl Posting {
         {
             return Ok(());
         }
-        self.begin(pipe, consumer, &named)
+        self.begin(pipe, consumer, &named, now)
     }
 
     fn begin(
@@ -91,8 +102,12 @@ impl Posting {
         pipe: &mut Pipe,
         consumer: &Consumer,
         named: &impl Fn(i32) -> TopicPartition,
+        now: Instant,
     ) -> Result<(), std::io::Error> {
-        let Some(ripe) = pipe.offsets.ripe() else { return Ok(()) };
+        let Some(ripe) = pipe.offsets.ripe() else {
+            self.quiet_since = None;
+            return Ok(());
+        };
         let letters = pipe.letters_of(&ripe);
         if letters.is_empty() {
             // Their partitions have moved: their next owner reads those records again.
@@ -100,9 +115,19 @@ impl Posting {
             return Ok(());
         }
         // An older commit that arrives late must not overwrite what the transaction commits.
-        let (0, Some(member)) = (consumer.commits_in_flight(), consumer.group_metadata()) else {
-            return Ok(());
-        };
+        let open = consumer.commits_in_flight();
+        if open > 0 {
+            let waited = now.saturating_duration_since(*self.quiet_since.get_or_insert(now));
+            if waited < COMMIT_MAX {
+                return Ok(());
+            }
+            tracing::warn!(
+                open,
+                "commits have had no answer for {COMMIT_MAX:?}; dead letters go on without it"
+            );
+        }
+        let Some(member) = consumer.group_metadata() else { return Ok(()) };
+        self.quiet_since = None;
         let next = ripe.next.iter().map(|reached| (named(reached.partition), reached.next)).collect();
         let records =
             letters.iter().map(|letter| Arc::new(self.letters.write(letter, !self.short))).collect();
