@@ -1,6 +1,6 @@
 //! Does one fault, waits until it is over, and says what was seen of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +14,9 @@ use crate::chaos::proxy::Cut;
 /// An alerter that joins has partitions within this time, and one that runs notices new rules; Kafka may be away, or the
 /// alerter stopped, for some of it.
 const NOTICED: Duration = Duration::from_secs(90);
+
+/// New rules that nobody has noticed are written again after this long.
+const WRITE_AGAIN: Duration = Duration::from_secs(4);
 
 /// Does a fault from its beginning to its end.
 pub fn inject(site: &Site, fault: &Fault, cancel: &CancellationToken) -> Seen {
@@ -50,15 +53,19 @@ fn join(hands: &Hands<'_>, alerter: &Node) -> Seen {
     }
 }
 
-/// Seen once an alerter has read the new file.
+/// Seen once an alerter that runs has read the new file. One that is about to start reads it without noticing anything
+/// new, so it is written again until one does.
 fn touch(hands: &Hands<'_>, site: &Site) -> Seen {
     let reloads = |alerter| metric(alerter, "penstock_alerts_reloads_total", "");
-    let before: Vec<f64> = site.alerters.iter().map(reloads).collect();
-    site.rules.touch();
-    let is_read = || site.alerters.iter().zip(&before).any(|(alerter, before)| reloads(alerter) > *before);
-    if hands.wait(NOTICED, is_read) {
-        Ok("read by an alerter".into())
-    } else {
-        Err("no alerter has read it".into())
+    let began = Instant::now();
+    while began.elapsed() < NOTICED && !hands.cancel.is_cancelled() {
+        let before: Vec<f64> = site.alerters.iter().map(reloads).collect();
+        site.rules.touch();
+        let is_read =
+            || site.alerters.iter().zip(&before).any(|(alerter, before)| reloads(alerter) > *before);
+        if hands.wait(WRITE_AGAIN, is_read) {
+            return Ok("read by an alerter".into());
+        }
     }
+    Err("no alerter has read it".into())
 }
