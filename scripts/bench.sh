@@ -7,6 +7,7 @@
 #   kafka-engine   the writer beside ClickHouse's Kafka engine with a materialized view, on the same topic, in turns
 #   storage        bytes per measured value on disk; CODECS=1 tries other codecs and table settings too
 #   outage         ClickHouse away under load: how fast the backlog drains, the writer's memory, nothing missing
+#   alerts         ten rules a reading: evaluation alone, the whole stage on a preloaded topic, publish to alert
 #   exactly-once   what exactly-once storage costs above at-least-once, in turns
 # CPU is user and system time of the whole process. A figure that misses its mark is named and does not fail the run.
 # ROUNDS, COUNT, CONNECTIONS, INFLIGHT, IDLE, ROWS, STORAGE_SECONDS, STORAGE_RATE, OUTAGE_SECONDS and OUTAGE_RATE change the sizes.
@@ -23,7 +24,7 @@ storage_seconds=${STORAGE_SECONDS:-200}
 storage_rate=${STORAGE_RATE:-10000}
 outage_seconds=${OUTAGE_SECONDS:-120}
 outage_rate=${OUTAGE_RATE:-5000}
-parts=" ${PARTS:-gateway idle writer kafka-engine storage outage exactly-once} "
+parts=" ${PARTS:-gateway idle writer kafka-engine storage outage exactly-once alerts} "
 root=$PWD/.penstock/bench
 
 . scripts/setup.sh
@@ -34,10 +35,11 @@ root=$PWD/.penstock/bench
 . scripts/bench/storage.sh
 . scripts/bench/outage.sh
 . scripts/bench/exactly_once.sh
+. scripts/bench/alerts.sh
 
 for part in $parts; do
     case $part in
-    gateway | idle | writer | kafka-engine | storage | outage | exactly-once) ;;
+    gateway | idle | writer | kafka-engine | storage | outage | exactly-once | alerts) ;;
     *) echo "PARTS names $part, which is no part; see the head of scripts/bench.sh" >&2 && exit 2 ;;
     esac
 done
@@ -62,13 +64,17 @@ fi
 target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 penstock=$target/release/penstock
 drain=$target/release/examples/drain
+examples=$target/release/examples
+if measured alerts; then
+    cargo build --release --locked -p penstock-alerter --example evaluate --example alerts_drain --example latency
+fi
 
 rm -rf "$root"
 mkdir -p "$root"
 trap finish EXIT
 trap 'exit 130' INT TERM
 
-if measured gateway || measured idle || measured kafka-engine || measured storage || measured outage; then
+if measured gateway || measured idle || measured kafka-engine || measured storage || measured outage || measured alerts; then
     start_servers
 fi
 if measured gateway || measured idle; then
@@ -79,6 +85,7 @@ fi
 ! measured kafka-engine || measure_kafka_engine
 ! measured storage || measure_storage
 ! measured outage || measure_outage
+! measured alerts || measure_alerts
 stop_servers
 # These start servers of their own.
 ! measured writer || measure_writer

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to a verdict: starts Kafka, ClickHouse, the gateway and the writer, makes certificates, replays a year of
+# From nothing to a verdict: starts Kafka, ClickHouse, gateway, writer and alerts, makes certificates, replays a year of
 # three real weather stations and runs 300 virtual devices, compares what was acknowledged with what is stored, and shows
 # a query. KEEP=1 leaves everything running and says how to connect.
 set -euo pipefail
@@ -77,11 +77,17 @@ url = "$clickhouse"
 [writer]
 # Not to be waited for in a demonstration; the default is a minute.
 rollup_every_ms = 1000
+[alerts]
+rules = "rules.toml"
+# A reading is on its way into Kafka for some milliseconds here; the default allows for an outage of Kafka.
+no_data_grace_ms = 2000
 [telemetry]
 admin_listen = "127.0.0.1:$admin_port"
 TOML
 
-say "starting the gateway and the writer"
+cp deploy/rules-demo.toml "$root/rules.toml"
+
+say "starting gateway, writer and alerts"
 "$penstock" run --config "$root/penstock.toml" >"$root/penstock.log" 2>&1 &
 pid=$!
 echo "$pid" >"$root/pid"
@@ -95,11 +101,12 @@ if [ -z "${ready:-}" ]; then
     exit 1
 fi
 
-say "replaying three weather stations and running $devices virtual devices for $duration"
+say "replaying three weather stations and running $devices virtual devices for $duration; 5 of them overheat, 5 run out of
+battery, 5 fall silent"
 "$penstock" loadgen run \
     --gateway "localhost:$mqtt_port" --ca "$root/certs/ca.pem" --ca-key "$root/certs/ca.key" \
     --devices "$devices" --rate "$devices" --duration "$duration" \
-    --stations loadgen/data/station-weather-2013.csv \
+    --stations loadgen/data/station-weather-2013.csv --ailing 5 \
     --verify --kafka "$kafka" --clickhouse "$clickhouse" --ledger "$root/ledger" | tee "$root/verdict"
 
 say "the stations' days in ClickHouse: minimum, mean and maximum temperature"
@@ -112,7 +119,15 @@ curl -fsS "$clickhouse/" --data-binary @deploy/sql/examples/rollup_by_station.sq
 say "dead letters: what devices sent that is no valid reading, and what could not be stored"
 "$penstock" dlq list --config "$root/penstock.toml" --limit 5
 
+say "alerts: hot devices and low batteries, newest first"
+"$penstock" alerts list --config "$root/penstock.toml" --rule SUSTAINED_HIGH_TEMPERATURE --state all
+"$penstock" alerts list --config "$root/penstock.toml" --rule LOW_BATTERY --state all
+
+say "audit of alerts: the rules, applied to every reading in Kafka, must raise what the alert topics hold"
+"$penstock" alerts audit --config "$root/penstock.toml"
+
 say "audit: every Kafka offset is one row or one dead letter"
+
 "$penstock" audit --config "$root/penstock.toml"
 grep '^verdict:' "$root/verdict"
 

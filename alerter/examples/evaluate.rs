@@ -16,12 +16,6 @@ use penstock_proto::v1::SensorReading;
 use penstock_proto::{DeviceId, ReadingView};
 use prost::Message as _;
 
-/// Ten rules, all about all devices: the seven of the example file, and three more.
-const MORE: &str = "
-[rules.WARM]\nkind = \"threshold\"\nmetric = \"temperature\"\nabove = 60\nclear = 55\n
-[rules.DRY]\nkind = \"sustained\"\nmetric = \"humidity\"\nbelow = 10\ncount = 5\nwindow = \"10m\"\n
-[rules.WARMING]\nkind = \"rate-of-change\"\nmetric = \"temperature\"\nabove = 5\nper = \"1m\"\nover = \"2m\"\n";
-
 const PARTITIONS: usize = 48;
 const BATCH: usize = 10_000;
 const INTERVAL_MS: i64 = 10_000;
@@ -76,9 +70,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let devices: usize = arguments.next().map_or(Ok(1_000_000), |text| text.parse())?;
     let rounds: usize = arguments.next().map_or(Ok(20), |text| text.parse())?;
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/rules.toml");
-    let text = fs::read_to_string(path)? + MORE;
-    let rules = Arc::new(RuleSet::parse("rules", &text, Path::new(""))?);
+    let rules =
+        Arc::new(RuleSet::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/ten-rules.toml"))?);
     let mut engines: Vec<Engine> = (0..PARTITIONS)
         .map(|partition| Engine::new(Arc::clone(&rules), i32::try_from(partition).unwrap_or(0)))
         .collect();

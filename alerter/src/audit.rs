@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,6 +87,29 @@ pub struct Report {
     pub found: usize,
     /// What is wrong.
     pub breaches: Vec<Breach>,
+}
+
+impl Report {
+    /// Whether every alert is there once, and no other.
+    pub fn is_ok(&self) -> bool {
+        self.breaches.is_empty()
+    }
+
+    /// Writes it for people: each breach on a line, then the numbers.
+    ///
+    /// # Errors
+    /// [`io::Error`] of `out`.
+    pub fn print(&self, out: &mut dyn io::Write) -> io::Result<()> {
+        self.breaches.iter().try_for_each(|breach| writeln!(out, "{breach}"))?;
+        let Self { readings, expected, found, breaches } = self;
+        let verdict =
+            if breaches.is_empty() { "each alert is there once" } else { "ALERTS ARE NOT AS THEY MUST BE" };
+        writeln!(
+            out,
+            "{readings} readings must have raised {expected} alerts, {found} are there, {} breaches: {verdict}",
+            breaches.len()
+        )
+    }
 }
 
 /// Applies `rules` to every reading, and compares what they raise with the alert topics. Silence that lasts until

@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::ailment::Ailment;
 use crate::clock::Clock;
 use crate::device::{Device, Plan, Sample, Shared};
 use crate::generator::Generator;
@@ -57,6 +58,8 @@ pub struct FleetOptions {
     pub invalid_fraction: f64,
     /// Share of readings measured an hour to 60 days before they are sent, 0 to 1.
     pub late_fraction: f64,
+    /// Devices with each [ailment](crate::ailment::Ailment), the first of the fleet; 0: all are healthy.
+    pub ailing: usize,
     /// A station file to replay besides, as fast as acknowledged.
     pub stations: Option<PathBuf>,
     /// Readings a publish for stations by name; stations that are not here publish single readings.
@@ -103,6 +106,7 @@ impl FleetOptions {
             batch: 1,
             invalid_fraction: 0.0,
             late_fraction: 0.0,
+            ailing: 0,
             stations: None,
             stations_batch: BTreeMap::new(),
             qos: Qos::default(),
@@ -249,6 +253,13 @@ impl Fleet {
         Ok((ledger, report))
     }
 
+    /// Devices that something is wrong with.
+    pub fn ailing(&self) -> BTreeMap<DeviceId, Ailment> {
+        let each = self.options.ailing;
+        let ailing = |(index, device): (usize, &DeviceId)| Some((*device, Ailment::of(index, each)?));
+        self.devices.iter().enumerate().filter_map(ailing).collect()
+    }
+
     fn shared(&self) -> Result<Shared, FleetError> {
         let create = |path: &PathBuf| LedgerWriter::create(path, self.clock.started_at_ms());
         Ok(Shared {
@@ -284,7 +295,8 @@ impl Fleet {
         for (index, device) in self.devices.iter().enumerate() {
             let first = options.first_sequence;
             let generator = Generator::new(*device, index, options.seed, first, options.invalid_fraction)
-                .with_late(options.late_fraction);
+                .with_late(options.late_fraction)
+                .with_ailment(Ailment::of(index, options.ailing));
             plans.push(Plan {
                 source: Source::Generated(Box::new(generator)),
                 first_sequence: first,

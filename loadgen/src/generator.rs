@@ -5,6 +5,8 @@ use penstock_proto::v1::SensorReading;
 use penstock_proto::{DeviceId, Reason};
 use prost::Message as _;
 
+use crate::ailment::Ailment;
+
 /// The reasons for which readings are made invalid on purpose.
 pub const INVALID_REASONS: [Reason; 8] = [
     Reason::HumidityOutOfRange,
@@ -47,6 +49,8 @@ pub(crate) struct Generator {
     names_device: bool,
     invalid_fraction: f64,
     late_fraction: f64,
+    ailment: Option<Ailment>,
+    made: u64,
     next_sequence: u64,
     last_ms: i64,
     temperature: Drift,
@@ -96,6 +100,8 @@ impl Generator {
             names_device: index % WITHOUT_ID_ONE_IN != WITHOUT_ID_ONE_IN - 1,
             invalid_fraction,
             late_fraction: 0.0,
+            ailment: None,
+            made: 0,
             next_sequence: first_sequence,
             last_ms: i64::MIN,
             temperature: Drift::new(&mut rng, 19.0, 8.0, 0.1, 100.0),
@@ -114,10 +120,23 @@ impl Generator {
         self
     }
 
-    /// The reading of this moment. Its timestamp is never before that of the reading before, unless it is late.
-    pub(crate) fn next(&mut self, now_ms: i64) -> Made {
+    /// From now on its readings show that something is wrong.
+    pub(crate) const fn with_ailment(mut self, ailment: Option<Ailment>) -> Self {
+        self.ailment = ailment;
+        self
+    }
+
+    /// The reading of this moment; `None` if the device has fallen silent. Its timestamp is never before that of the
+    /// reading before, unless it is late.
+    pub(crate) fn next(&mut self, now_ms: i64) -> Option<Made> {
         self.last_ms = self.last_ms.max(now_ms);
         let mut reading = self.measure();
+        if let Some(ailment) = self.ailment
+            && !ailment.afflict(self.made, &mut reading)
+        {
+            return None;
+        }
+        self.made += 1;
         self.next_sequence += 1;
         if self.late_fraction > 0.0 && self.rng.f64() < self.late_fraction {
             reading.timestamp -= self.rng.i64(LATE_MS);
@@ -130,7 +149,7 @@ impl Generator {
             Some(Reason::Undecodable) => undecodable(reading.sequence, reading.timestamp),
             _ => reading.encode_to_vec(),
         };
-        Made { bytes, timestamp_ms: reading.timestamp, invalid }
+        Some(Made { bytes, timestamp_ms: reading.timestamp, invalid })
     }
 
     fn make_invalid(&mut self) -> Option<Reason> {
@@ -223,7 +242,7 @@ mod tests {
             for sequence in 10..1_010 {
                 // The clock of the computer is set back in the middle.
                 let now_ms = if sequence < 500 { NOW_MS } else { NOW_MS - 60_000 };
-                let made = generator.next(now_ms);
+                let made = generator.next(now_ms).unwrap();
                 let view = check_reading(&made.bytes, DEVICE, NOW_MS, &Limits::default()).unwrap();
                 assert_eq!(
                     (view.sequence, view.timestamp_ms, made.invalid),
@@ -243,7 +262,7 @@ mod tests {
         let mut generator = Generator::new(DEVICE, 0, 3, 1, 0.5);
         let mut counts = std::collections::HashMap::new();
         for sequence in 1..=2_000 {
-            let made = generator.next(NOW_MS);
+            let made = generator.next(NOW_MS).unwrap();
             let verdict = check_reading(&made.bytes, DEVICE, NOW_MS, &Limits::default());
             assert_eq!(name_of(&made.bytes), (sequence, made.timestamp_ms), "every dead letter can be told");
             assert_eq!(verdict.err().map(|invalid| invalid.reason), made.invalid);
@@ -258,7 +277,7 @@ mod tests {
         let mut generator = Generator::new(DEVICE, 0, 3, 1, 0.0).with_late(0.5);
         let ages: Vec<_> = (0..1_000)
             .map(|_| {
-                let made = generator.next(NOW_MS);
+                let made = generator.next(NOW_MS).unwrap();
                 check_reading(&made.bytes, DEVICE, NOW_MS, &Limits::default()).unwrap();
                 NOW_MS - made.timestamp_ms
             })
@@ -271,7 +290,7 @@ mod tests {
     fn a_seed_gives_the_same_readings_again() {
         let readings = |seed| {
             let mut generator = Generator::new(DEVICE, 1, seed, 1, 0.1);
-            (0..50).map(|_| generator.next(NOW_MS)).collect::<Vec<_>>()
+            (0..50).map(|_| generator.next(NOW_MS).unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(readings(5), readings(5));
         assert_ne!(readings(5), readings(6));
@@ -280,7 +299,7 @@ mod tests {
     #[test]
     fn a_batch_splits_into_the_readings_pushed_to_it() {
         let mut generator = Generator::new(DEVICE, 1, 1, 1, 0.5);
-        let readings: Vec<_> = (0..20).map(|_| generator.next(NOW_MS).bytes).collect();
+        let readings: Vec<_> = (0..20).map(|_| generator.next(NOW_MS).unwrap().bytes).collect();
         let mut batch = Vec::new();
         readings.iter().for_each(|reading| push_to_batch(&mut batch, reading));
         let split: Vec<_> = split_batch(&batch).map(Result::unwrap).collect();

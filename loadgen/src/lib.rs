@@ -4,6 +4,7 @@
 //! This crate is a client of Penstock like any other: it never looks into the gateway or the writer, only at what they
 //! promise to devices, to Kafka's readers and to ClickHouse's.
 
+pub mod ailment;
 pub mod blast;
 pub mod cli;
 mod clock;

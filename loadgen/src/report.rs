@@ -5,6 +5,7 @@ use std::fmt;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde::Serialize;
 
+use crate::ailment::AlarmCheck;
 use crate::ledger::{Ledger, Outcome};
 use crate::mqtt::Qos;
 use crate::stats::{Latency, Stats};
@@ -75,6 +76,9 @@ pub struct Report {
     /// What the verifier found.
     #[serde(flatten)]
     pub verification: Option<Verification>,
+    /// Alerts of devices that something is wrong with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alarms: Option<AlarmCheck>,
     /// The word at the end.
     pub verdict: Verdict,
 }
@@ -117,6 +121,7 @@ impl Report {
             resent: totals.resent,
             reconnects: 0,
             last_error: None,
+            alarms: None,
             elapsed_s: (elapsed_s * 1e3).round() / 1e3,
             rate_per_s: (rate_per_s * 10.0).round() / 10.0,
             puback_ms: None,
@@ -134,6 +139,14 @@ impl Report {
             (true, verdict) => verdict,
         };
         self.verification = Some(verification);
+    }
+
+    /// Takes note of what alerts say about ailing devices.
+    pub fn alarmed(&mut self, check: AlarmCheck) {
+        if !check.is_ok() {
+            self.verdict = Verdict::Failed;
+        }
+        self.alarms = Some(check);
     }
 
     /// The numbers as a table for people.

@@ -24,7 +24,7 @@ pub(crate) enum Source {
 impl Source {
     pub(crate) fn next(&mut self, now_ms: i64) -> Option<Made> {
         match self {
-            Self::Generated(generator) => Some(generator.next(now_ms)),
+            Self::Generated(generator) => generator.next(now_ms),
             Self::Replay(readings) => readings.next().map(|reading| Made {
                 timestamp_ms: reading.timestamp,
                 bytes: reading.encode_to_vec(),

@@ -9,10 +9,10 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use penstock_proto::Reason;
 use penstock_service::backoff::Backoff;
+use penstock_service::condition::Condition;
 use penstock_service::config::{GroupBy, Notify};
 use tokio_util::sync::CancellationToken;
 
-use crate::condition::Condition;
 use crate::controls::Controls;
 use crate::desk::{Fate, Post};
 use crate::http::Poster;
@@ -174,7 +174,7 @@ impl Courier {
                 "refused"
             }
             Verdict::Retry { kind, detail, .. } => {
-                self.condition.failed(kind, detail);
+                self.condition.failed(kind, false, detail);
                 kind
             }
         };

@@ -13,9 +13,9 @@ use penstock_kafka::{
 };
 use penstock_service::admin::Latch;
 use penstock_service::backoff::Backoff;
+use penstock_service::condition::Condition;
 use tokio_util::sync::CancellationToken;
 
-use crate::condition::Condition;
 use crate::controls::Controls;
 use crate::metrics::Metrics;
 
@@ -56,7 +56,7 @@ impl Follower {
                 self.follow(controls, next)
             });
             if let Err(error) = failed {
-                condition.failed("unreachable", &error);
+                condition.failed("unreachable", false, &error);
                 std::thread::sleep(backoff.next());
             }
         }

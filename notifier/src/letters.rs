@@ -9,9 +9,9 @@ use penstock_kafka::{
 };
 use penstock_proto::topics::{DELIVERY_FAILURES, header};
 use penstock_service::backoff::Backoff;
+use penstock_service::condition::Condition;
 use tokio_util::sync::CancellationToken;
 
-use crate::condition::Condition;
 use crate::metrics::Counts;
 use crate::notice::{Letter, Receiver};
 
@@ -84,7 +84,7 @@ impl Letters {
                 }
                 Err(error) => {
                     is_whole &= !error.is_permanent();
-                    self.condition.failed(error.kind(), &error);
+                    self.condition.failed(error.kind(), false, &error);
                 }
             }
             tokio::select! {

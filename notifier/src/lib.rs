@@ -6,7 +6,6 @@
 //! holds up nobody else.
 
 pub mod active;
-mod condition;
 pub mod controls;
 mod deliver;
 pub mod desk;

@@ -9,13 +9,12 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use penstock_kafka::{Consumer, KafkaError, Polled, TopicPartition};
-use penstock_service::admin::Latch;
+use penstock_service::health::Health;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver as Inbox, Sender, channel};
 use tokio_util::sync::CancellationToken;
 
 use crate::NotifyError;
-use crate::condition::Condition;
 use crate::controls::Controls;
 use crate::deliver::Courier;
 use crate::desk::{Desk, Fate, Read};
@@ -64,7 +63,7 @@ pub(crate) struct Parts {
     pub(crate) historian: Historian,
     pub(crate) controls: Arc<ArcSwap<Controls>>,
     pub(crate) counts: Counts,
-    pub(crate) latch: Latch,
+    pub(crate) health: Health,
     pub(crate) runtime: Handle,
     pub(crate) drain_timeout: Duration,
     pub(crate) abort: CancellationToken,
@@ -76,13 +75,11 @@ pub(crate) struct Reader {
     ended_in: Sender<Ended>,
     ended: Inbox<Ended>,
     names: [Arc<str>; 2],
-    condition: Condition,
     paused: bool,
     committed_at: Instant,
     observed_at: Instant,
     silences_at: Instant,
     commits_failed: u64,
-    errors: u64,
 }
 
 impl Reader {
@@ -90,19 +87,16 @@ impl Reader {
         let (ended_in, ended) = channel(ENDED_MAX);
         let names = AlertTopic::ALL.map(|topic| format!("{}{}", parts.historian.prefix, topic.name()).into());
         let now = Instant::now();
-        parts.latch.set(true);
         Self {
             parts,
             ended_in,
             ended,
             names,
-            condition: Condition::new("reading alerts from Kafka"),
             paused: false,
             committed_at: now,
             observed_at: now,
             silences_at: now,
             commits_failed: 0,
-            errors: 0,
         }
     }
 
@@ -382,7 +376,8 @@ impl Reader {
     }
 
     fn observe(&mut self, now: Instant) {
-        let Parts { desk, counts, consumer, latch, .. } = &self.parts;
+        let probed = self.named((AlertTopic::Device, 0));
+        let Parts { desk, counts, consumer, .. } = &self.parts;
         counts.waiting(desk.waiting(), self.paused);
         if now.saturating_duration_since(self.observed_at) < OBSERVE_EVERY {
             return;
@@ -392,21 +387,11 @@ impl Reader {
         let high = |part| consumer.cached_watermarks(&self.named(part)).map(|(_, high)| high);
         let lag = |(part, front): (Part, i64)| high(part).map_or(0, |high| (high - front).max(0));
         counts.lag(desk.ledger.fronts().map(lag).sum());
-        let errors = consumer.errors();
-        if errors == self.errors && !self.condition.is_failing() {
-            return;
-        }
-        self.errors = errors;
-        match consumer.watermarks(&self.named((AlertTopic::Device, 0)), PROBE_TIMEOUT) {
-            Ok(_) => {
-                self.condition.worked();
-                latch.set(true);
-            }
-            Err(error) => {
-                self.condition.failed("unreachable", consumer.last_error().unwrap_or(&error));
-                latch.set(false);
-            }
-        }
+        let Parts { consumer, health, .. } = &mut self.parts;
+        health.look(consumer.errors(), || {
+            let asked = consumer.watermarks(&probed, PROBE_TIMEOUT).map(drop);
+            asked.map_err(|error| consumer.last_error().cloned().unwrap_or(error))
+        });
     }
 
     /// Delivers what waits, if `deliver`, commits what is dealt with, and leaves the group.

@@ -10,11 +10,12 @@ use penstock_proto::topics::ALERT_CONTROLS;
 use penstock_service::admin::{Latch, Readiness};
 use penstock_service::backoff::Backoff;
 use penstock_service::config::Notify;
+use penstock_service::health::Health;
+use penstock_service::waiting::until_works;
 use penstock_service::{Config, Secret};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::condition::Condition;
 use crate::controls::Controls;
 use crate::deliver::Courier;
 use crate::desk::{Desk, Rules};
@@ -136,7 +137,7 @@ async fn run_with(
         posters
             .push((*receiver, poster.map_err(|cause| NotifyError::Address { receiver: *receiver, cause })?));
     }
-    if !topics(&config, &shutdown).await? {
+    if topics(&config, &shutdown).await?.is_none() {
         return Ok(());
     }
     latches.kafka.set(true);
@@ -230,7 +231,7 @@ fn reader(
         historian,
         controls: Arc::clone(controls),
         counts,
-        latch,
+        health: Health::new(latch, "reading alerts from Kafka"),
         runtime: Handle::current(),
         drain_timeout: Duration::from_millis(notify.drain_timeout_ms),
         abort,
@@ -257,30 +258,13 @@ async fn on_thread(
     ended
 }
 
-/// Waits until the topics are as they must be. `false` if the role is to stop before.
-async fn topics(config: &Config, shutdown: &CancellationToken) -> Result<bool, NotifyError> {
-    let condition = Condition::new("preparing topics in Kafka");
+/// Waits until the topics are as they must be. `None` if the role is to stop before.
+async fn topics(config: &Config, shutdown: &CancellationToken) -> Result<Option<()>, NotifyError> {
     let specs = penstock_kafka::topic_specs(&config.kafka.topic_prefix, config.kafka.replication_factor);
     let settings = client(config);
-    let mut backoff = Backoff::new(PAUSES_MS.0, PAUSES_MS.1);
-    loop {
-        let provisioned = tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return Ok(false),
-            provisioned = provision(&settings, &specs, PROVISION_TIMEOUT) => provisioned,
-        };
-        match provisioned {
-            Ok(()) => {
-                condition.worked();
-                return Ok(true);
-            }
-            Err(error) if error.is_transient() => condition.failed("unreachable", &error),
-            Err(error) => return Err(error.into()),
-        }
-        tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return Ok(false),
-            () = tokio::time::sleep(backoff.next()) => {}
-        }
-    }
+    let passing = |error: &ProvisionError| error.is_transient().then_some("unreachable");
+    let attempt = || provision(&settings, &specs, PROVISION_TIMEOUT);
+    let backoff = Backoff::new(PAUSES_MS.0, PAUSES_MS.1);
+    let what = "preparing the topics of notifications in Kafka";
+    Ok(until_works(what, backoff, shutdown, passing, attempt).await?)
 }

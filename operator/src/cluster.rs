@@ -42,6 +42,16 @@ impl Cluster {
         }
     }
 
+    /// How to reach it.
+    pub const fn settings(&self) -> &ClientSettings {
+        &self.settings
+    }
+
+    /// What stands before every topic's name.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// A topic of the contract as the cluster has it: with the configured prefix.
     pub fn topic(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)

@@ -1,5 +1,6 @@
 //! Says once that something does not work, and once that it works again.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Instant;
 
@@ -8,7 +9,7 @@ use parking_lot::Mutex;
 /// Whether something outside works. Logs when that changes, not every time it is seen.
 #[derive(Debug)]
 pub struct Condition {
-    what: &'static str,
+    what: Cow<'static, str>,
     state: Mutex<Option<Trouble>>,
 }
 
@@ -21,8 +22,8 @@ struct Trouble {
 
 impl Condition {
     /// `what` works, as far as is known. It begins a sentence: "inserting into ClickHouse".
-    pub const fn new(what: &'static str) -> Self {
-        Self { what, state: Mutex::new(None) }
+    pub fn new(what: impl Into<Cow<'static, str>>) -> Self {
+        Self { what: what.into(), state: Mutex::new(None) }
     }
 
     /// It did not work. Logged if it worked before, or failed in another way. `for_good`: it cannot work before

@@ -240,6 +240,14 @@ impl RuleSet {
         Self::parse(&name, &text, path.parent().unwrap_or(Path::new("")))
     }
 
+    /// The rules that `alerts.rules` names; those that are built in where it is empty.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn configured(path: &Path) -> Result<Self, RulesError> {
+        if path.as_os_str().is_empty() { Ok(Self::default_rules()) } else { Self::load(path) }
+    }
+
     /// Reads the text of a rules file called `name`; device groups are looked for in `dir`.
     ///
     /// # Errors

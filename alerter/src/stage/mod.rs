@@ -30,7 +30,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
-use crate::rules::RulesError;
+use crate::rules::{RuleSet, RulesError};
 use consume::{Consume, Parts};
 use dispatch::Dispatch;
 use ends::Ends;
@@ -86,7 +86,7 @@ async fn run_with(
     reloads: watch::Receiver<u64>,
     shutdown: CancellationToken,
 ) -> Result<(), AlerterError> {
-    let rules = Arc::new(reload::load(&config.alerts.rules)?);
+    let rules = Arc::new(RuleSet::configured(&config.alerts.rules)?);
     let client = ClientSettings {
         brokers: config.kafka.brokers.clone(),
         client_id: config.alerts.group.clone(),

@@ -9,18 +9,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
-use crate::rules::{RuleSet, RulesError};
+use crate::rules::RuleSet;
 
 /// How often it is looked whether a file has changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// The rules of a file; those that are built in if there is none.
-///
-/// # Errors
-/// [`RulesError`] with everything that is wrong.
-pub(super) fn load(path: &Path) -> Result<RuleSet, RulesError> {
-    if path.as_os_str().is_empty() { Ok(RuleSet::default_rules()) } else { RuleSet::load(path) }
-}
 
 /// Keeps the rules as their file has them, until `stop`. `asked` changes when the file is to be read in any case.
 pub(super) async fn watch(
@@ -48,7 +40,7 @@ pub(super) async fn watch(
             continue;
         }
         seen = found;
-        match load(&path) {
+        match RuleSet::configured(&path) {
             Ok(loaded) => {
                 tracing::info!(rules = loaded.rules().len(), file = %path.display(), "rules are read again");
                 metrics.reloaded(true);

@@ -75,9 +75,9 @@ impl Restorer {
     ) {
         let condition = Condition::new("reading saved state of alerts");
         let mut backoff = Backoff::new(self.backoff_ms.0, self.backoff_ms.1);
-        let mut undecided_since = None;
+        let (mut undecided_since, mut held_since) = (None, None);
         while !cancel.is_cancelled() {
-            match self.attempt(closed, &mut undecided_since, cancel) {
+            match self.attempt(closed, (&mut undecided_since, &mut held_since), cancel) {
                 Ok(Some(mut found)) => {
                     condition.worked();
                     for closed in closed {
@@ -99,10 +99,10 @@ impl Restorer {
     fn attempt(
         &self,
         closed: &[Closed],
-        undecided_since: &mut Option<Instant>,
+        (undecided_since, held_since): (&mut Option<Instant>, &mut Option<Instant>),
         cancel: &CancellationToken,
     ) -> Result<Option<BTreeMap<i32, Found>>, KafkaError> {
-        if !self.is_settled(closed, undecided_since)? {
+        if !self.is_settled(closed, undecided_since)? || !self.is_readable(closed, held_since)? {
             return Ok(None);
         }
         self.scan(closed, cancel)
@@ -136,6 +136,34 @@ impl Restorer {
             return Ok(false);
         }
         tracing::warn!("Kafka has left it undecided what is committed; what is saved decides");
+        Ok(true)
+    }
+
+    /// Whether everything that was written can be read. What a former owner has committed is there only once Kafka has
+    /// written that into the partition, which is a moment later: until then it must not be taken for missing.
+    fn is_readable(&self, closed: &[Closed], held_since: &mut Option<Instant>) -> Result<bool, KafkaError> {
+        let written = GroupObserver::new(&self.client, &self.group, false)?;
+        let readable = GroupObserver::new(&self.client, &self.group, true)?;
+        for Closed { partition, .. } in closed {
+            let named = TopicPartition::new(Arc::clone(&self.topics.state), *partition);
+            let (_, end) = written.watermarks(&named, TIMEOUT)?;
+            let (_, readable_to) = readable.watermarks(&named, TIMEOUT)?;
+            if readable_to >= end {
+                continue;
+            }
+            let since = *held_since.get_or_insert_with(Instant::now);
+            if since.elapsed() >= UNDECIDED_MAX {
+                tracing::error!(
+                    %named,
+                    from = readable_to,
+                    "an open transaction holds back what is saved: no alerts of these partitions until it ends; if nobody \
+                     will end it, end it with kafka-transactions.sh (docs/OPERATIONS.md, hanging transactions)"
+                );
+                *held_since = Some(Instant::now());
+            }
+            return Ok(false);
+        }
+        *held_since = None;
         Ok(true)
     }
 

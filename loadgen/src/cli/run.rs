@@ -6,9 +6,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::Args;
 use tokio_util::sync::CancellationToken;
+
+use crate::ailment::{AlarmRules, check};
 
 use super::{
     Gateway, MqttVersion, QosLevel, Stores, duration, exit_code, key_value, progress, raise_open_files_max,
@@ -84,6 +86,16 @@ pub struct Run {
     /// Share of readings that are no valid ones, 0 to 1
     #[arg(long, default_value_t = 0.0, value_name = "F", value_parser = fraction)]
     invalid_fraction: f64,
+    /// Of the devices, N overheat, N run out of battery and N fall silent; with --verify, whether each has raised its
+    /// alerts once, and no other has (rules: --hot-rule, --silent-rule, and one of kind low-battery)
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    ailing: usize,
+    /// The rule that must notice devices over 80 degrees Celsius
+    #[arg(long, default_value = "SUSTAINED_HIGH_TEMPERATURE", value_name = "RULE")]
+    hot_rule: String,
+    /// The rule that must notice silent devices
+    #[arg(long, default_value = "SILENT", value_name = "RULE")]
+    silent_rule: String,
     /// Append outcomes to this file, for `penstock loadgen verify`
     #[arg(long, value_name = "FILE")]
     ledger: Option<PathBuf>,
@@ -129,6 +141,7 @@ impl Run {
             count: self.count,
             batch: usize::from(self.batch),
             invalid_fraction: self.invalid_fraction,
+            ailing: self.ailing,
             stations: self.stations.clone(),
             stations_batch: self.stations_batch.iter().cloned().collect::<BTreeMap<_, _>>(),
             qos: self.qos.into(),
@@ -148,6 +161,7 @@ impl Run {
         let shown = CancellationToken::new();
         let expected = fleet.readings_expected();
         let display = tokio::spawn(progress::show_run(fleet.stats(), expected, shown.clone()));
+        let ailing = fleet.ailing();
         let ran = fleet.run(cancel).await;
         shown.cancel();
         display.await?;
@@ -155,6 +169,12 @@ impl Run {
         if self.verify {
             let progress = progress::show_verification(report.acked);
             report.verified(verify(&Arc::new(ledger), &self.stores.expectation(), progress).await?);
+            if let Some(kafka) = self.stores.kafka().filter(|_| !ailing.is_empty()) {
+                let rules = AlarmRules { hot: self.hot_rule.clone(), silent: self.silent_rule.clone() };
+                let patience = self.stores.deadline;
+                let checked = tokio::task::spawn_blocking(move || check(&kafka, &ailing, &rules, patience));
+                report.alarmed(checked.await?.context("cannot read the alert topics")?);
+            }
         }
         print(&report, self.json)
     }
@@ -169,6 +189,9 @@ pub(super) fn print(report: &Report, json: bool) -> anyhow::Result<ExitCode> {
             print!("{}", found.differences);
         }
         println!("{}", report.table());
+        if let Some(alarms) = &report.alarms {
+            println!("{alarms}");
+        }
         println!("verdict: {}", report.verdict);
     }
     Ok(exit_code(report.verdict.is_success()))

@@ -1,8 +1,10 @@
 //! `penstock alerts`: what fires, and what people say about it.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Subcommand, ValueEnum};
+use penstock_alerter::RuleSet;
 use penstock_operator::alerts::{self, Filter, NewSilence, StateFilter};
 use penstock_operator::{Cluster, Moment};
 use penstock_proto::DeviceId;
@@ -44,6 +46,16 @@ pub(crate) enum Command {
     /// End a silence now
     #[command(after_help = "Example:\n  penstock alerts unsilence 1f2e3d4c5b6a")]
     Unsilence(OneArgs),
+    /// Apply the rules to every reading in Kafka, and compare what they raise with the alert topics
+    ///
+    /// Holds while the rules are those of the first reading, and Kafka has every reading. Exit code 1 if an alert is
+    /// missing, there twice, or raised by no reading.
+    #[command(after_help = "Examples:\n  penstock alerts audit\n  penstock alerts audit --json")]
+    Audit {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// List silences that hold
     #[command(after_help = "Examples:\n  penstock alerts silences\n  penstock alerts silences --all --json")]
     Silences(SilencesArgs),
@@ -188,6 +200,7 @@ impl Command {
                 let ended = alerts::unsilence(&Cluster::new(&config), runtime()?.handle(), &args.id)?;
                 done(print(args.json, &ended, |out| ended.print_ended(out)))
             }
+            Self::Audit { json } => audit(&config, *json),
             Self::Silences(args) => {
                 let silences = alerts::silences(&Cluster::new(&config), args.all)?;
                 done(print(args.json, &silences, |out| silences.print(out)))
@@ -198,6 +211,19 @@ impl Command {
 
 fn done(printed: anyhow::Result<()>) -> anyhow::Result<ExitCode> {
     printed.map(|()| ExitCode::SUCCESS)
+}
+
+fn audit(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
+    let rules = Arc::new(RuleSet::configured(&config.alerts.rules)?);
+    let cluster = Cluster::new(config);
+    let report =
+        penstock_alerter::audit::audit(cluster.settings(), cluster.prefix(), &rules, Moment::now().ms)?;
+    let breaches: Vec<String> = report.breaches.iter().map(ToString::to_string).collect();
+    let shown = serde_json::json!({
+        "readings": report.readings, "expected": report.expected, "found": report.found, "breaches": breaches,
+    });
+    print(json, &shown, |out| report.print(out))?;
+    Ok(if report.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 impl ListArgs {

@@ -13,11 +13,15 @@ use tokio::runtime::Runtime;
 
 use self::offsets::Comparison;
 use self::scan::Scans;
+use penstock_proto::topics;
+
 use crate::chain::Chain;
 
 /// Records become rows or dead letters; when their number stands still for this long, the rest is missing. Longer than
 /// writers wait for offsets that Kafka has left undecided (25 s, twice if partitions move meanwhile).
 const STALLED: Duration = Duration::from_secs(90);
+/// When their number stands still for this long, it is looked whether a transaction hangs that Kafka has lost track of.
+const HANGING: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// A record that Kafka has more often than it was sent: after a delivery whose outcome it cannot know librdkafka writes
 /// records again. Each has an offset and a row of its own, and counts once in `readings_unique`, which is looked at.
@@ -95,6 +99,7 @@ impl Oracle {
         client: &clickhouse::Client,
     ) -> (Comparison, u64) {
         let (mut missing, mut progress_at) = (u64::MAX, Instant::now());
+        let mut healed = false;
         loop {
             // Asked before looking: what writers still hold may yet become rows too many.
             let quiet = is_quiet();
@@ -104,10 +109,29 @@ impl Oracle {
             if found.missing < missing {
                 (missing, progress_at) = (found.missing, Instant::now());
             }
+            if progress_at.elapsed() >= HANGING && !healed {
+                healed = true;
+                if end_hanging_transactions(chain) > 0 {
+                    progress_at = Instant::now();
+                }
+            }
             if (found.missing == 0 && quiet) || progress_at.elapsed() >= STALLED {
                 return (found, rows.total());
             }
             std::thread::sleep(LOOK_EVERY);
         }
     }
+}
+
+/// Does what docs/OPERATIONS.md tells an operator to do about dead letters that Kafka does not show: a broker that is
+/// restarted while it completes a transaction can leave it hanging. Returns how many there were.
+fn end_hanging_transactions(chain: &Chain) -> usize {
+    let contract =
+        topics::CONTRACTS.iter().find(|contract| contract.name == topics::STORAGE_FAILURES).unwrap();
+    let topic = format!("{}{}", chain.prefix, contract.name);
+    let aborted = chain.stack.kafka.abort_hanging(&topic, i32::from(contract.partitions)).unwrap();
+    if aborted > 0 {
+        println!("  {aborted} transactions that Kafka had left hanging in {topic} were ended");
+    }
+    aborted
 }
