@@ -10,6 +10,8 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use penstock_alerter::audit::{Audit, Breach, Report};
+use penstock_kafka::{GroupObserver, KafkaError, TopicPartition};
+use penstock_proto::topics::{ALERT_STATE, CONTRACTS, DEVICE_ALERTS, LOW_BATTERY};
 use penstock_proto::v1::AlertState;
 
 use super::site::Site;
@@ -18,6 +20,9 @@ use crate::reading::now_ms;
 /// When the number of missing alerts stands still for this long, they are missing. Longer than alerters wait for offsets
 /// that Kafka has left undecided (25 s), several times in a row if partitions move meanwhile.
 const STALLED: Duration = Duration::from_secs(120);
+/// When it stands still for this long, it is looked whether a transaction hangs that Kafka has lost track of.
+const HANGING: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Breaches that are shown.
 const SHOWN_MAX: usize = 20;
@@ -53,7 +58,7 @@ impl Oracle {
 
     /// Waits until no alert is missing, and looks at everything.
     pub fn check(&mut self, site: &Site) -> Verdict {
-        let report = match self.settle() {
+        let report = match self.settle(site) {
             Ok(report) => report,
             Err(error) => return Verdict { findings: vec![error], ..Verdict::default() },
         };
@@ -74,8 +79,9 @@ impl Oracle {
         Verdict { findings, readings, expected, found }
     }
 
-    fn settle(&mut self) -> Result<Report, String> {
+    fn settle(&mut self, site: &Site) -> Result<Report, String> {
         let (mut missing, mut progress_at) = (usize::MAX, Instant::now());
+        let mut healed = false;
         loop {
             let looked = self.audit.look(now_ms());
             let is_missing = |breach: &&Breach| matches!(breach, Breach::Missing(_));
@@ -87,6 +93,12 @@ impl Oracle {
             }
             if now == Ok(0) || progress_at.elapsed() >= STALLED {
                 return looked.map_err(|error| format!("Kafka cannot be read: {error}"));
+            }
+            if progress_at.elapsed() >= HANGING && !healed {
+                healed = true;
+                if end_hanging_transactions(site) > 0 {
+                    progress_at = Instant::now();
+                }
             }
             std::thread::sleep(LOOK_EVERY);
         }
@@ -120,4 +132,35 @@ impl Oracle {
             |name: &str| counts.get(name).is_some_and(|(firing, resolved)| *firing.min(resolved) > 0);
         names.filter(|name| !is_tested(name)).collect()
     }
+}
+
+/// Does what docs/OPERATIONS.md tells an operator to do about alerts that Kafka does not show: a broker that is restarted
+/// while it completes a transaction can leave it hanging. Returns how many there were.
+fn end_hanging_transactions(site: &Site) -> usize {
+    let mut ended = 0;
+    for name in [DEVICE_ALERTS, LOW_BATTERY, ALERT_STATE] {
+        let topic = format!("{}{name}", site.prefix());
+        let held = held_back(site, name, &topic).unwrap();
+        let aborted = site.kafka.abort_hanging(&topic, held).unwrap();
+        if aborted > 0 {
+            println!("  {aborted} transactions that Kafka had left hanging in {topic} were ended");
+        }
+        ended += aborted;
+    }
+    ended
+}
+
+/// Partitions that can be read only up to an open transaction.
+fn held_back(site: &Site, name: &str, topic: &str) -> Result<Vec<i32>, KafkaError> {
+    let contract = CONTRACTS.iter().find(|contract| contract.name == name);
+    let observer = |is_committed| GroupObserver::new(&site.client(), "system-test", is_committed);
+    let (written, readable) = (observer(false)?, observer(true)?);
+    let mut held = Vec::new();
+    for partition in 0..contract.map_or(0, |contract| i32::from(contract.partitions)) {
+        let named = TopicPartition::new(topic, partition);
+        if readable.watermarks(&named, TIMEOUT)?.1 < written.watermarks(&named, TIMEOUT)?.1 {
+            held.push(partition);
+        }
+    }
+    Ok(held)
 }
