@@ -18,7 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::reading::now_ms;
 
 /// A record bears the time when it was given to the producer, and is given up after this long.
-pub const DELIVERY_TIMEOUT_MS: u64 = 8_000;
+pub const DELIVERY_TIMEOUT_MS: u64 = 12_000;
 /// A device that is not silent has a reading so often.
 const EVERY: Duration = Duration::from_millis(250);
 const FLUSH: Duration = Duration::from_secs(60);

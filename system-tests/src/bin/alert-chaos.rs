@@ -21,7 +21,7 @@ Exit codes: 0 nothing was found, every kind was injected and every rule has fire
 /// those alerts exist which the readings must have raised: 0 missed, 0 doubled, 0 false.
 ///
 /// Silent devices belong to it: an alerter that goes by the clock waits longer than any reading can be on its way here
-/// (8 s with the producer, 8 s in a Kafka that is stopped, and some more), so that silence is never false.
+/// (12 s with the producer, 8 s in a Kafka that is stopped, and some more), so that silence is never false.
 #[derive(Parser)]
 #[command(name = "alert-chaos", after_help = EXAMPLES)]
 struct Cli {
