@@ -1,10 +1,10 @@
 # Targets for people; each does its own set-up. `make help` lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos bench build fmt lint docs fuzz clean
+.PHONY: help demo test chaos chaos-alerts bench build fmt lint docs fuzz clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 demo: ## From clone to verdict: real Kafka, real ClickHouse, three real stations, 300 devices (KEEP=1 leaves it running)
 	@scripts/demo.sh
@@ -14,6 +14,9 @@ test: ## Format, lints and every test, with real servers; the last line is the s
 
 chaos: ## Kill, stop, restart and cut off every part under load, and check every row (FAULTS=1000, SEED=7, RELEASE=1)
 	@scripts/chaos.sh
+
+chaos-alerts: ## Kill, stop, restart and cut off alerters and Kafka, and check that each alert exists once (FAULTS=300, SEED=7, RELEASE=1)
+	@scripts/chaos-alerts.sh
 
 bench: ## Measure CPU per reading and row, memory, bytes on disk, beside mosquitto and ClickHouse's Kafka engine (PARTS=...)
 	@scripts/bench.sh

@@ -3,18 +3,18 @@
 //! The rules are applied to every reading from the first on, in the order of each partition, without any state that was
 //! saved. So it holds for rules that have not changed since the first reading, and while no reading has been deleted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use penstock_kafka::{ClientSettings, KafkaError, ScanFrom, Scanner};
+use penstock_kafka::{ClientSettings, IncomingRecord, KafkaError, ScanFrom, Scanner};
 use penstock_proto::alert_json::from_json;
-use penstock_proto::topics::{DEVICE_ALERTS, LOW_BATTERY, READINGS};
+use penstock_proto::topics::{CONTRACTS, DEVICE_ALERTS, LOW_BATTERY, READINGS};
 use penstock_proto::v1::{AlertState, DeviceAlert};
 
-use crate::engine::{Engine, Raised, Reading};
+use crate::engine::{Engine, Reading};
 use crate::rules::RuleSet;
 use crate::stage;
 
@@ -123,85 +123,122 @@ pub fn audit(
     rules: &Arc<RuleSet>,
     now_ms: i64,
 ) -> Result<Report, KafkaError> {
-    // First: alerts that come while readings are read must not look false.
-    let mut report = Report::default();
-    let found = found(client, prefix, &mut report)?;
-    let Expected { must, may, readings } = expected(client, prefix, rules, now_ms)?;
-    report.readings = readings;
-    report.expected = must.len();
-    report.found = found.values().map(|(_, times)| times).sum();
-    for (key, alert) in &must {
-        if !found.contains_key(key) {
-            report.breaches.push(Breach::Missing(Box::new(alert.clone())));
-        }
-    }
-    for (key, (alert, times)) in found {
-        if !must.contains_key(&key) && !may.contains_key(&key) {
-            report.breaches.push(Breach::False(Box::new(alert)));
-        } else if times > 1 {
-            report.breaches.push(Breach::Doubled(Box::new(alert), times));
-        }
-    }
-    Ok(report)
+    Audit::new(client.clone(), prefix, Arc::clone(rules)).look(now_ms)
 }
 
-struct Expected {
-    must: BTreeMap<AlertKey, DeviceAlert>,
-    may: BTreeMap<AlertKey, DeviceAlert>,
+/// An audit that can be gone on with: each look reads what has been written since the one before.
+#[derive(Debug)]
+pub struct Audit {
+    client: ClientSettings,
+    prefix: String,
+    rules: Arc<RuleSet>,
+    engines: BTreeMap<i32, Engine>,
     readings: u64,
+    must: BTreeMap<AlertKey, DeviceAlert>,
+    found: BTreeMap<AlertKey, (DeviceAlert, usize)>,
+    unreadable: Vec<Breach>,
+    /// Where topics have not been read yet, by topic and partition.
+    next: BTreeMap<(&'static str, i32), i64>,
 }
 
-fn expected(
-    client: &ClientSettings,
-    prefix: &str,
-    rules: &Arc<RuleSet>,
-    now_ms: i64,
-) -> Result<Expected, KafkaError> {
-    let mut engines: BTreeMap<i32, Engine> = BTreeMap::new();
-    let (mut must, mut may, mut readings) = (Vec::new(), Vec::new(), 0);
-    let mut scanner = Scanner::open(client, &format!("{prefix}{READINGS}"), &ScanFrom::Beginning, true)?;
-    while let Some(batch) = scanner.next_batch(RECORDS_MAX, TIMEOUT)? {
-        for record in &batch {
-            let Some((device, view)) = stage::reading(&record) else { continue };
-            readings += 1;
-            let engine = engines
-                .entry(record.partition)
-                .or_insert_with(|| Engine::new(Arc::clone(rules), record.partition));
-            let received_ms = stage::received_ms(&record, &view);
-            engine.reading(&Reading { device, offset: record.offset, received_ms, view: &view }, &mut must);
+impl Audit {
+    /// An audit that has read nothing.
+    pub fn new(client: ClientSettings, prefix: &str, rules: Arc<RuleSet>) -> Self {
+        Self {
+            client,
+            prefix: prefix.to_owned(),
+            rules,
+            engines: BTreeMap::new(),
+            readings: 0,
+            must: BTreeMap::new(),
+            found: BTreeMap::new(),
+            unreadable: Vec::new(),
+            next: BTreeMap::new(),
         }
     }
-    engines.values_mut().for_each(|engine| engine.advance(now_ms, &mut may));
-    Ok(Expected { must: by_key(must), may: by_key(may), readings })
-}
 
-fn by_key(raised: Vec<Raised>) -> BTreeMap<AlertKey, DeviceAlert> {
-    raised.into_iter().map(|raised| (key(&raised.alert, raised.low_battery), raised.alert)).collect()
+    /// Reads on, and compares everything that has been read so far. Silence that lasts until `now_ms` may have been
+    /// raised already, or not.
+    ///
+    /// # Errors
+    /// [`KafkaError`] if Kafka cannot be read; the next look goes on where this one ended.
+    pub fn look(&mut self, now_ms: i64) -> Result<Report, KafkaError> {
+        // First: alerts that come while readings are read must not look false.
+        for topic in [DEVICE_ALERTS, LOW_BATTERY] {
+            self.read(topic, Self::alert)?;
+        }
+        self.read(READINGS, |audit, _, record| audit.reading(record))?;
+        let mut may = Vec::new();
+        for engine in self.engines.values() {
+            engine.clone().advance(now_ms, &mut may);
+        }
+        let may: BTreeSet<AlertKey> =
+            may.iter().map(|raised| key(&raised.alert, raised.low_battery)).collect();
+        let mut breaches = self.unreadable.clone();
+        let missing = self.must.iter().filter(|(key, _)| !self.found.contains_key(key));
+        breaches.extend(missing.map(|(_, alert)| Breach::Missing(Box::new(alert.clone()))));
+        for (key, (alert, times)) in &self.found {
+            if !self.must.contains_key(key) && !may.contains(key) {
+                breaches.push(Breach::False(Box::new(alert.clone())));
+            } else if *times > 1 {
+                breaches.push(Breach::Doubled(Box::new(alert.clone()), *times));
+            }
+        }
+        let found = self.found.values().map(|(_, times)| times).sum();
+        Ok(Report { readings: self.readings, expected: self.must.len(), found, breaches })
+    }
+
+    /// The alerts that were found so far, each once.
+    pub fn alerts(&self) -> impl Iterator<Item = &DeviceAlert> {
+        self.found.values().map(|(alert, _)| alert)
+    }
+
+    /// Shows what has been written to a topic since the last time to `each`.
+    fn read(
+        &mut self,
+        name: &'static str,
+        each: fn(&mut Self, &'static str, &IncomingRecord<'_>),
+    ) -> Result<(), KafkaError> {
+        let contract = CONTRACTS.iter().find(|contract| contract.name == name);
+        let partitions = contract.map_or(0, |contract| i32::from(contract.partitions));
+        let next = |number| self.next.get(&(name, number)).copied().unwrap_or(0);
+        let from = ScanFrom::Offsets((0..partitions).map(|number| (number, next(number))).collect());
+        let mut scanner = Scanner::open(&self.client, &format!("{}{name}", self.prefix), &from, true)?;
+        while let Some(batch) = scanner.next_batch(RECORDS_MAX, TIMEOUT)? {
+            for record in &batch {
+                self.next.insert((name, record.partition), record.offset + 1);
+                each(self, name, &record);
+            }
+        }
+        Ok(())
+    }
+
+    fn reading(&mut self, record: &IncomingRecord<'_>) {
+        let Some((device, view)) = stage::reading(record) else { return };
+        self.readings += 1;
+        let new = || Engine::new(Arc::clone(&self.rules), record.partition);
+        let engine = self.engines.entry(record.partition).or_insert_with(new);
+        let received_ms = stage::received_ms(record, &view);
+        let mut raised = Vec::new();
+        engine.reading(&Reading { device, offset: record.offset, received_ms, view: &view }, &mut raised);
+        let keyed = raised.into_iter().map(|raised| (key(&raised.alert, raised.low_battery), raised.alert));
+        self.must.extend(keyed);
+    }
+
+    fn alert(&mut self, name: &'static str, record: &IncomingRecord<'_>) {
+        match from_json(record.payload) {
+            Ok(alert) => {
+                self.found.entry(key(&alert, name == LOW_BATTERY)).or_insert((alert, 0)).1 += 1;
+            }
+            Err(_) => self.unreadable.push(Breach::Unreadable {
+                topic: format!("{}{name}", self.prefix),
+                partition: record.partition,
+                offset: record.offset,
+            }),
+        }
+    }
 }
 
 fn key(alert: &DeviceAlert, low_battery: bool) -> AlertKey {
     AlertKey { low_battery, id: alert.id.clone(), state: alert.state, repeat: alert.repeat }
-}
-
-fn found(
-    client: &ClientSettings,
-    prefix: &str,
-    report: &mut Report,
-) -> Result<BTreeMap<AlertKey, (DeviceAlert, usize)>, KafkaError> {
-    let mut found: BTreeMap<AlertKey, (DeviceAlert, usize)> = BTreeMap::new();
-    for name in [DEVICE_ALERTS, LOW_BATTERY] {
-        let topic = format!("{prefix}{name}");
-        let mut scanner = Scanner::open(client, &topic, &ScanFrom::Beginning, true)?;
-        while let Some(batch) = scanner.next_batch(RECORDS_MAX, TIMEOUT)? {
-            for record in &batch {
-                let Ok(alert) = from_json(record.payload) else {
-                    let (partition, offset) = (record.partition, record.offset);
-                    report.breaches.push(Breach::Unreadable { topic: topic.clone(), partition, offset });
-                    continue;
-                };
-                found.entry(key(&alert, name == LOW_BATTERY)).or_insert((alert, 0)).1 += 1;
-            }
-        }
-    }
-    Ok(found)
 }

@@ -252,10 +252,10 @@ impl Kafka {
     ///
     /// # Errors
     /// If Java or Kafka's tools are not there, or the tool fails.
-    pub fn abort_hanging(&self, topic: &str, partitions: i32) -> Result<usize> {
+    pub fn abort_hanging(&self, topic: &str, partitions: impl IntoIterator<Item = i32>) -> Result<usize> {
         let dist = KafkaDist::fetch(&cache::cache_dir(), &crate::Progress::default())?;
         let mut aborted = 0;
-        for partition in 0..partitions {
+        for partition in partitions {
             let partition = partition.to_string();
             let at = ["--topic", topic, "--partition", &partition];
             let described = self.transactions_tool(&dist, "describe-producers", &at)?;

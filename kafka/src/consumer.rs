@@ -3,12 +3,11 @@
 //! Never commits by itself, and never applies a rebalance before the caller says that it has.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use crate::settings::{Properties, observer_properties};
+use crate::settings::observer_properties;
 use crate::sys::{Code, EndsBeside, GroupClient, Messages, Rebalance};
 use crate::{Batch, ClientSettings, ConsumerSettings, GroupMetadata, KafkaError, TopicPartition};
 
@@ -26,8 +25,6 @@ pub struct Consumer {
     last_error: Option<KafkaError>,
     /// A fatal error ended the membership; there is nothing left to close.
     ended: bool,
-    /// Where partitions were found to end, if that is noted.
-    ends: BTreeMap<TopicPartition, i64>,
     not_sync: PhantomData<Cell<()>>,
 }
 
@@ -156,29 +153,10 @@ impl Consumer {
     /// [`KafkaError::Config`] for settings that librdkafka does not take. Brokers that cannot be reached are no error
     /// here: they are retried, see [`Self::last_error`].
     pub fn subscribe(client: &ClientSettings, settings: &ConsumerSettings) -> Result<Self, KafkaError> {
-        Self::with_properties(&settings.properties(client)?, settings)
-    }
-
-    /// Like [`Self::subscribe`], and notes where partitions end, see [`Self::end_reached`]. That costs an event whenever
-    /// the end of a partition is reached.
-    ///
-    /// # Errors
-    /// As [`Self::subscribe`].
-    pub fn subscribe_noting_ends(
-        client: &ClientSettings,
-        settings: &ConsumerSettings,
-    ) -> Result<Self, KafkaError> {
-        let mut properties = settings.properties(client)?;
-        properties.push(("enable.partition.eof".to_owned(), "true".to_owned()));
-        Self::with_properties(&properties, settings)
-    }
-
-    fn with_properties(properties: &Properties, settings: &ConsumerSettings) -> Result<Self, KafkaError> {
-        let group = EndsBeside::new(GroupClient::new(properties)?);
+        let group = EndsBeside::new(GroupClient::new(&settings.properties(client)?)?);
         group.subscribe(&settings.topics)?;
         Ok(Self {
             group,
-            ends: BTreeMap::new(),
             messages: Messages::default(),
             errors: 0,
             last_error: None,
@@ -237,13 +215,8 @@ impl Consumer {
         let mut found = Vec::new();
         self.messages.retain(|message| {
             let code = message.code();
-            match code {
-                Code::NONE => {}
-                Code::PARTITION_EOF => {
-                    let partition = TopicPartition::new(message.topic(), message.partition());
-                    self.ends.insert(partition, message.offset());
-                }
-                _ => found.push((code, message.error_text())),
+            if code != Code::NONE {
+                found.push((code, message.error_text()));
             }
             code == Code::NONE
         });
@@ -267,15 +240,13 @@ impl Consumer {
         Ok(())
     }
 
-    /// The offset at which the partition was last found to end; everything below it has been handed out, was passed
-    /// over (markers of transactions, records that were compacted away), or lies before where reading began. `None` if
-    /// its end was not reached yet, or ends are not noted.
-    pub fn end_reached(&self, partition: &TopicPartition) -> Option<i64> {
-        self.ends.get(partition).copied()
-    }
-
-    fn forget_end(&mut self, partition: &TopicPartition) {
-        self.ends.remove(partition);
+    /// The offset below which everything of the partition has been handed out, was passed over (markers of transactions
+    /// and what was aborted by them), or lies before where reading began. `None` if nothing was read yet.
+    ///
+    /// This is not told by the events of `enable.partition.eof`: librdkafka 2.12 takes such an event for a record that
+    /// was handed out, and passes over the next record when the group rebalances.
+    pub fn passed(&self, partition: &TopicPartition) -> Option<i64> {
+        self.group.position(partition)
     }
 
     /// Acknowledges [`Polled::Assigned`]: reading starts at the committed offsets, at the oldest record without one.
@@ -300,7 +271,6 @@ impl Consumer {
     /// # Errors
     /// When the partitions are not assigned any more.
     pub fn revoke_done(&mut self, partitions: &[TopicPartition]) -> Result<(), KafkaError> {
-        partitions.iter().for_each(|partition| self.forget_end(partition));
         self.group.unassign(partitions)
     }
 
@@ -326,7 +296,6 @@ impl Consumer {
     /// # Errors
     /// When one of them is not assigned, or on timeout.
     pub fn seek(&mut self, offsets: &[(TopicPartition, i64)], timeout: Duration) -> Result<(), KafkaError> {
-        offsets.iter().for_each(|(partition, _)| self.forget_end(partition));
         self.group.seek(offsets, timeout)
     }
 

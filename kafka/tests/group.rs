@@ -167,6 +167,27 @@ fn paused_partitions_are_not_read_until_they_are_resumed() {
     assert_eq!(offsets.collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
 }
 
+/// A consumer that is told of ends by events would pass over the next record here.
+#[test]
+fn a_partition_that_is_paused_at_its_end_goes_on_with_the_next_record() {
+    let name = topic("end", 1);
+    let producer = producer();
+    let mut member = Member::join(&unique("group"), &name);
+    let partition = TopicPartition::new(name.as_str(), 0);
+    for count in 0..5 {
+        fill(&producer, &name, 1, count, 1);
+        member.until("the record is read", |member| member.seen.len() == count as usize + 1);
+        for _ in 0..5 {
+            member.step();
+        }
+        assert_eq!(member.consumer.passed(&partition), Some(i64::from(count) + 1));
+        member.consumer.pause(std::slice::from_ref(&partition)).unwrap();
+        member.consumer.resume(std::slice::from_ref(&partition)).unwrap();
+    }
+    assert_eq!(member.seen.iter().map(|(_, offset, _)| *offset).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+    member.leave();
+}
+
 #[test]
 fn seeking_reads_again_and_watermarks_tell_the_lag() {
     let name = topic("seek", 1);

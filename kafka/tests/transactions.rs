@@ -96,6 +96,30 @@ fn a_scan_ends_where_the_last_offsets_are_markers() {
 }
 
 #[test]
+fn a_consumer_knows_that_it_has_passed_what_was_aborted_and_the_markers_behind_it() {
+    let name = topic("passed", 1);
+    let mut producer = transactional(&unique("id"));
+    for is_committed in [true, false] {
+        let mut transaction = producer.begin().unwrap();
+        transaction.send(&plain(&name, "a record")).unwrap();
+        if is_committed {
+            transaction.commit(PATIENCE).unwrap();
+        } else {
+            let begin = Instant::now();
+            while payloads(&name, false).len() < 2 {
+                assert!(begin.elapsed() < PATIENCE);
+            }
+            transaction.abort(PATIENCE).unwrap();
+        }
+    }
+    let mut member = member(&unique("group"), &name);
+    assert_eq!(member.consumer.passed(&first(&name)), None);
+    member.until("the end is passed", |member| member.consumer.passed(&first(&name)) == Some(4));
+    assert_eq!(member.seen.len(), 1);
+    member.leave();
+}
+
+#[test]
 fn keys_headers_times_and_tombstones_come_out_as_they_were_sent() {
     let name = topic("content", 12);
     let mut producer = transactional(&unique("id"));

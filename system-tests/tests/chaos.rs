@@ -18,6 +18,6 @@ fn whatever_is_killed_stopped_or_cut_off_every_acknowledged_reading_is_one_row()
     };
     let outcome = run(&options, &CancellationToken::new());
     assert_eq!(outcome.findings, Vec::<String>::new(), "files are in {}", options.folder.display());
-    assert_eq!(outcome.never_injected(), [], "every kind of fault must have had an effect");
+    assert_eq!(outcome.injected.never(), [], "every kind of fault must have had an effect");
     std::fs::remove_dir_all(&options.folder).unwrap();
 }

@@ -66,7 +66,7 @@ pub struct Counts {
 const STALE_MAX: usize = 1_024;
 
 /// All devices of one Kafka partition, and the rules that are applied to them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Engine {
     rules: Arc<RuleSet>,
     partition: i32,
@@ -83,7 +83,7 @@ pub struct Engine {
 }
 
 /// Memory that is used again for each reading.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Scratch {
     values: Vec<Option<f64>>,
     slots: Vec<Option<State>>,

@@ -270,7 +270,7 @@ impl Consume {
         let names: Vec<TopicPartition> = self.lives.keys().map(|partition| self.named(*partition)).collect();
         for ((partition, live), named) in self.lives.iter_mut().zip(&names) {
             // Behind the last record there may be markers of transactions.
-            let passed = self.parts.consumer.end_reached(named).unwrap_or(0).max(live.next());
+            let passed = self.parts.consumer.passed(named).unwrap_or(0).max(live.next());
             live.time(self.parts.ends.proven_ms(*partition, passed), self.grace_ms);
         }
     }

@@ -153,7 +153,7 @@ fn consumer(client: &ClientSettings, config: &Config, topics: &Topics) -> Result
         // What an aborted replay of dead letters has left must raise nothing.
         read_committed: true,
     };
-    Consumer::subscribe_noting_ends(client, &settings)
+    Consumer::subscribe(client, &settings)
 }
 
 fn dispatch(

@@ -201,6 +201,15 @@ impl GroupClient {
         list.check("resume")
     }
 
+    /// The offset behind what was consumed last, without asking Kafka.
+    pub(crate) fn position(&self, partition: &TopicPartition) -> Option<i64> {
+        let list = List::of(std::slice::from_ref(partition)).ok()?;
+        // SAFETY: a live client and list; offsets are left in the list.
+        let code = unsafe { rd::rd_kafka_position(self.client.as_ptr(), list.as_ptr()) };
+        Code::from(code).check().ok()?;
+        list.read().first().and_then(|entry| entry.offset)
+    }
+
     pub(crate) fn seek(
         &self,
         offsets: &[(TopicPartition, i64)],

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use penstock_system_tests::chaos::plan::{PlanOptions, plan};
+use penstock_system_tests::chaos::program::{cancel_on_signal, drawn_seed, shown};
 use penstock_system_tests::chaos::{Options, new_folder, run};
 use tokio_util::sync::CancellationToken;
 
@@ -53,11 +53,6 @@ struct Cli {
     plan: bool,
 }
 
-fn drawn_seed() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::from(now.subsec_nanos()) % 100_000
-}
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let plan_options = PlanOptions {
@@ -92,10 +87,8 @@ fn main() -> ExitCode {
         // What cannot be removed is in nobody's way.
         let _ = std::fs::remove_dir_all(&options.folder);
     }
-    let never = outcome.never_injected();
-    if !never.is_empty() && !outcome.interrupted {
-        let never: Vec<_> = never.iter().map(ToString::to_string).collect();
-        println!("never injected: {}", never.join(", "));
+    if !outcome.interrupted {
+        print!("{}", shown(&outcome.injected.never()));
     }
     let verdict = match (outcome.is_ok(), outcome.interrupted) {
         (true, _) => "ok",
@@ -110,31 +103,4 @@ fn main() -> ExitCode {
         options.plan.seed
     );
     if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// The first Ctrl-C or SIGTERM ends the run in order: faults are undone, every process ends. The second one ends it at
-/// once; children are then killed by the kernel.
-fn cancel_on_signal(cancel: CancellationToken) -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut interrupt, mut terminate) = {
-        let _guard = runtime.enter();
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
-    };
-    std::thread::Builder::new().name("chaos-signals".to_owned()).spawn(move || {
-        runtime.block_on(async {
-            loop {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                }
-                if cancel.is_cancelled() {
-                    std::process::abort();
-                }
-                eprintln!("ending: faults are undone first");
-                cancel.cancel();
-            }
-        });
-    })?;
-    Ok(())
 }

@@ -1,299 +1,62 @@
-//! Does one fault, waits until it is over, and says what was seen of it. A fault of which nothing was seen has not been
-//! injected.
+//! Does one fault, waits until it is over, and says what was seen of it.
 
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::sys::signal::Signal;
-use penstock_devstack::{ClickHouse, Kafka, Stopped};
 use tokio_util::sync::CancellationToken;
 
+use super::hands::{Hands, Seen};
 use super::kind::{Kind, Link, Role};
+use super::node::Node;
 use super::plan::Fault;
-use super::proxy::{Cut, Proxy, ProxyCounts};
-use super::site::{Node, Site};
+use super::proxy::Cut;
+use super::site::Site;
 use crate::process::Penstock;
-use crate::wait::comes_to_hold;
 
-/// SIGTERM is followed within this time, whatever the servers do.
-const END: Duration = Duration::from_secs(40);
-/// SIGSTOP is.
-const STOP: Duration = Duration::from_secs(10);
-/// A fault of a network waits this long for somebody to use it, and this long for an effect.
-const TRAFFIC: Duration = Duration::from_secs(60);
 /// A writer that joins has partitions within this time; Kafka may be away for some of it.
 const ASSIGNED: Duration = Duration::from_secs(90);
 
-/// What was seen; or why nothing was.
-pub type Seen = Result<String, String>;
-
 /// Does a fault from its beginning to its end.
 pub fn inject(site: &Site, fault: &Fault, cancel: &CancellationToken) -> Seen {
-    let injection = Injection { site, hold: Duration::from_millis(fault.hold_ms), cancel };
-    let writer = fault.writer;
+    let hold = Duration::from_millis(fault.hold_ms);
+    let hands = Hands { hold, cancel, unexpected: &site.unexpected };
+    let proxy = |link: Link| site.networks.of(link, fault.writer);
+    let (writer, stack) = (&site.writers[fault.writer], &site.chain.stack);
     match fault.kind {
-        Kind::Kill(Role::Gateway) => injection.kill(&site.gateway),
-        Kind::Kill(Role::Writer) => injection.kill(&site.writers[writer]),
-        Kind::Kill(Role::Kafka) => injection.kill_server(&site.chain.stack.kafka),
-        Kind::Kill(Role::ClickHouse) => injection.kill_server(&site.chain.stack.clickhouse),
-        Kind::Stop(Role::Gateway) => injection.stop(&site.gateway),
-        Kind::Stop(Role::Writer) => injection.stop(&site.writers[writer]),
-        Kind::Stop(Role::Kafka) => injection.stop_server(&site.chain.stack.kafka),
-        Kind::Stop(Role::ClickHouse) => injection.stop_server(&site.chain.stack.clickhouse),
-        Kind::Restart(Role::Gateway) => injection.restart(&site.gateway),
-        Kind::Restart(Role::Writer) => injection.restart(&site.writers[writer]),
-        Kind::Restart(Role::Kafka) => injection.restart_server(&site.chain.stack.kafka),
-        Kind::Restart(Role::ClickHouse) => injection.restart_server(&site.chain.stack.clickhouse),
-        Kind::CutReset(link) => injection.cut(link, writer, Cut::Reset),
-        Kind::CutSilent(link) => injection.cut(link, writer, Cut::Silent),
-        Kind::Delay(link) => injection.delay(link, fault),
-        Kind::Join => injection.join(&site.writers[writer]),
-        Kind::Leave => injection.end(&site.writers[writer]),
+        Kind::Kill(Role::Gateway) => hands.kill(&site.gateway),
+        Kind::Kill(Role::Writer) => hands.kill(writer),
+        Kind::Kill(Role::Kafka) => hands.kill_server(&stack.kafka),
+        Kind::Kill(Role::ClickHouse) => reminded(site, hands.kill_server(&stack.clickhouse)),
+        Kind::Stop(Role::Gateway) => hands.stop(&site.gateway),
+        Kind::Stop(Role::Writer) => hands.stop(writer),
+        Kind::Stop(Role::Kafka) => hands.stop_server(&stack.kafka),
+        Kind::Stop(Role::ClickHouse) => hands.stop_server(&stack.clickhouse),
+        Kind::Restart(Role::Gateway) => hands.restart(&site.gateway),
+        Kind::Restart(Role::Writer) => hands.restart(writer),
+        Kind::Restart(Role::Kafka) => hands.restart_server(&stack.kafka),
+        Kind::Restart(Role::ClickHouse) => reminded(site, hands.restart_server(&stack.clickhouse)),
+        Kind::CutReset(link) => hands.cut(proxy(link), Cut::Reset),
+        Kind::CutSilent(link) => hands.cut(proxy(link), Cut::Silent),
+        Kind::Delay(link) => hands.delay(proxy(link), fault.delay_ms),
+        Kind::Join => join(&hands, writer),
+        Kind::Leave => hands.end(writer),
     }
 }
 
-/// Kafka or ClickHouse.
-trait Server {
-    fn pid(&self) -> Option<i32>;
-    fn kill_9(&self) -> penstock_devstack::Result<()>;
-    fn pause(&self) -> penstock_devstack::Result<()>;
-    fn resume(&self) -> penstock_devstack::Result<()>;
-    fn stop(&self) -> penstock_devstack::Result<Stopped>;
-    fn restart(&self) -> penstock_devstack::Result<()>;
+/// Tells a ClickHouse that was started again what it has forgotten.
+fn reminded(site: &Site, seen: Seen) -> Seen {
+    site.remind_of_merges();
+    seen
 }
 
-macro_rules! server {
-    ($server:ty) => {
-        impl Server for $server {
-            fn pid(&self) -> Option<i32> {
-                <$server>::pid(self)
-            }
-            fn kill_9(&self) -> penstock_devstack::Result<()> {
-                <$server>::kill_9(self)
-            }
-            fn pause(&self) -> penstock_devstack::Result<()> {
-                <$server>::pause(self)
-            }
-            fn resume(&self) -> penstock_devstack::Result<()> {
-                <$server>::resume(self)
-            }
-            fn stop(&self) -> penstock_devstack::Result<Stopped> {
-                <$server>::stop(self)
-            }
-            fn restart(&self) -> penstock_devstack::Result<()> {
-                <$server>::restart(self)
-            }
-        }
+fn join(hands: &Hands<'_>, node: &Node) -> Seen {
+    node.start();
+    let assigned = || {
+        let events = |process: &mut Penstock| process.metric("penstock_writer_rebalances_total", "assigned");
+        node.with(events).is_some_and(|events| events > 0.0)
     };
-}
-
-server!(Kafka);
-server!(ClickHouse);
-
-struct Injection<'s> {
-    site: &'s Site,
-    hold: Duration,
-    cancel: &'s CancellationToken,
-}
-
-impl Injection<'_> {
-    /// Lets the fault last as long as it is to.
-    fn hold(&self) {
-        let end = Instant::now() + self.hold;
-        self.wait(self.hold, || Instant::now() >= end);
+    if hands.wait(ASSIGNED, assigned) {
+        Ok("got partitions".into())
+    } else {
+        Err("it got no partitions".into())
     }
-
-    fn wait(&self, deadline: Duration, condition: impl FnMut() -> bool) -> bool {
-        comes_to_hold(deadline, || self.cancel.is_cancelled(), condition)
-    }
-
-    /// The process, if it runs; one that has ended by itself is noted.
-    fn running(&self, node: &Node) -> Result<Penstock, String> {
-        let mut process = node.take().ok_or("it does not run")?;
-        match process.exit_status() {
-            None => Ok(process),
-            Some(status) => {
-                self.site.did_not_expect(format!("{} ended by itself: {status}", node.name));
-                Err(format!("it had ended by itself: {status}"))
-            }
-        }
-    }
-
-    fn kill(&self, node: &Node) -> Seen {
-        let killed = self.running(node).and_then(|mut process| {
-            let pid = process.pid().as_raw();
-            process.kill_9();
-            gone(pid)
-        });
-        self.hold();
-        node.start();
-        killed
-    }
-
-    /// SIGTERM, and it is down on purpose from then on.
-    fn end(&self, node: &Node) -> Seen {
-        let mut process = self.running(node)?;
-        // Started a moment ago it may not have taken over signals yet; with its admin port it has.
-        comes_to_hold(END, || false, || process.get("/healthz").is_some());
-        process.signal(Signal::SIGTERM);
-        let begun = Instant::now();
-        let mut status = None;
-        comes_to_hold(
-            END,
-            || false,
-            || {
-                status = process.exit_status();
-                status.is_some()
-            },
-        );
-        match status {
-            Some(status) if status.success() => {
-                Ok(format!("ended in order after {:.1} s", begun.elapsed().as_secs_f64()))
-            }
-            Some(status) => {
-                self.site.did_not_expect(format!("{} ended after SIGTERM with {status}", node.name));
-                Ok(format!("ended with {status}"))
-            }
-            None => {
-                self.site.did_not_expect(format!("{} did not end within {END:?} of SIGTERM", node.name));
-                Err("it did not end".to_owned())
-            }
-        }
-    }
-
-    fn restart(&self, node: &Node) -> Seen {
-        let ended = self.end(node);
-        self.hold();
-        node.start();
-        ended
-    }
-
-    fn stop(&self, node: &Node) -> Seen {
-        let state = || node.with(|process| process.state()).flatten();
-        let alive = node.with(|process| process.exit_status().is_none());
-        if alive != Some(true) {
-            return Err("it does not run".to_owned());
-        }
-        node.with(|process| process.signal(Signal::SIGSTOP));
-        let stopped = self.wait(STOP, || state() == Some('T'));
-        self.hold();
-        let stayed = state() == Some('T');
-        node.with(|process| process.signal(Signal::SIGCONT));
-        let resumed = self.wait(STOP, || state() != Some('T'));
-        match (stopped, stayed, resumed) {
-            (true, true, true) => Ok("stopped, then went on".to_owned()),
-            other => Err(format!("stopped, stayed so, went on: {other:?}")),
-        }
-    }
-
-    /// Starts a server again, and tells ClickHouse what it has forgotten.
-    fn start_server(&self, server: &dyn Server) -> Result<(), String> {
-        server.restart().map_err(|error| error.to_string())?;
-        self.site.remind_of_merges();
-        Ok(())
-    }
-
-    fn kill_server(&self, server: &dyn Server) -> Seen {
-        let pid = server.pid().ok_or("it does not run")?;
-        server.kill_9().map_err(|error| error.to_string())?;
-        let killed = gone(pid);
-        self.hold();
-        self.start_server(server)?;
-        killed
-    }
-
-    fn stop_server(&self, server: &dyn Server) -> Seen {
-        let pid = server.pid().ok_or("it does not run")?;
-        // Returns when every thread has stopped.
-        server.pause().map_err(|error| error.to_string())?;
-        self.hold();
-        let stayed = state(pid) == Some('T');
-        server.resume().map_err(|error| error.to_string())?;
-        if stayed {
-            Ok(format!("pid {pid} stopped, then went on"))
-        } else {
-            Err("it did not stay stopped".into())
-        }
-    }
-
-    fn restart_server(&self, server: &dyn Server) -> Seen {
-        let begun = Instant::now();
-        let stopped = server.stop().map_err(|error| error.to_string())?;
-        let ended = begun.elapsed().as_secs_f64();
-        self.hold();
-        self.start_server(server)?;
-        match stopped {
-            Stopped::InOrder => Ok(format!("ended in order after {ended:.1} s")),
-            other => Err(format!("it was not stopped in order: {other:?}")),
-        }
-    }
-
-    fn cut(&self, link: Link, writer: usize, cut: Cut) -> Seen {
-        let proxy = self.site.networks.of(link, writer);
-        let count = |counts: ProxyCounts| match cut {
-            Cut::Reset => counts.reset,
-            Cut::Silent => counts.held,
-        };
-        let what = match cut {
-            Cut::Reset => "connections were reset",
-            Cut::Silent => "chunks and connections were held",
-        };
-        self.trouble(proxy, count, what, || proxy.cut(cut))
-    }
-
-    fn delay(&self, link: Link, fault: &Fault) -> Seen {
-        let proxy = self.site.networks.of(link, fault.writer);
-        let (forth, back) = fault.delay_ms;
-        let (forth, back) = (Duration::from_millis(forth), Duration::from_millis(back));
-        self.trouble(proxy, |counts| counts.delayed_bytes, "bytes were delayed", || proxy.delay(forth, back))
-    }
-
-    /// Makes trouble in a network that is used, as long as it is to last and until it has had an effect.
-    fn trouble(
-        &self,
-        proxy: &Proxy,
-        count: impl Fn(ProxyCounts) -> u64,
-        what: &str,
-        make: impl FnOnce(),
-    ) -> Seen {
-        let before = proxy.counts();
-        self.wait(TRAFFIC, || {
-            let now = proxy.counts();
-            now.open > 0 && now.forwarded_bytes > before.forwarded_bytes
-        });
-        let before = count(proxy.counts());
-        make();
-        self.hold();
-        let seen = self.wait(TRAFFIC, || count(proxy.counts()) > before);
-        proxy.heal();
-        let effects = count(proxy.counts()) - before;
-        if seen { Ok(format!("{effects} {what}")) } else { Err(format!("nobody used it: no {what}")) }
-    }
-
-    fn join(&self, node: &Node) -> Seen {
-        node.start();
-        let assigned = || {
-            let events =
-                |process: &mut Penstock| process.metric("penstock_writer_rebalances_total", "assigned");
-            node.with(events).is_some_and(|events| events > 0.0)
-        };
-        if self.wait(ASSIGNED, assigned) {
-            Ok("got partitions".into())
-        } else {
-            Err("it got no partitions".into())
-        }
-    }
-}
-
-/// That a process which was waited for is gone.
-fn gone(pid: i32) -> Seen {
-    if PathBuf::from(format!("/proc/{pid}")).exists() {
-        return Err(format!("pid {pid} is still there"));
-    }
-    Ok(format!("pid {pid} is gone"))
-}
-
-fn state(pid: i32) -> Option<char> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.chars().next()
 }

@@ -3,33 +3,36 @@
 //!
 //! [`run`] is the whole of it, for the program `chaos` and for the test of the same name.
 
+pub mod hands;
 pub mod inject;
 pub mod kind;
 pub mod load;
 pub mod networks;
+pub mod node;
 pub mod oracle;
 pub mod plan;
+pub mod program;
 pub mod proxy;
 pub mod site;
+pub mod tally;
 pub mod timeline;
 
 use std::any::Any;
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
+use self::inject::inject;
 use self::kind::Kind;
 use self::load::Load;
 use self::oracle::{Oracle, Verdict};
 use self::plan::{PlanOptions, Round, plan};
 use self::site::Site;
-use self::timeline::Peaks;
+use self::tally::{Injecting, Tally};
+use self::timeline::{in_mb, over_budget};
 use crate::wait::until;
 
 const FIRST_ACK: Duration = Duration::from_secs(60);
@@ -50,20 +53,11 @@ pub struct Options {
     pub folder: PathBuf,
 }
 
-/// Faults of a kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Injected {
-    /// How many were planned and begun.
-    pub tried: u64,
-    /// Of how many an effect was seen.
-    pub seen: u64,
-}
-
 /// What a run came to.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outcome {
-    /// By kind; every kind is there.
-    pub injected: BTreeMap<Kind, Injected>,
+    /// By kind.
+    pub injected: Tally<Kind>,
     /// Readings acknowledged.
     pub acked: u64,
     /// Rounds that were checked.
@@ -75,26 +69,9 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Kinds of which no fault was seen to work.
-    pub fn never_injected(&self) -> Vec<Kind> {
-        self.injected.iter().filter(|(_, count)| count.seen == 0).map(|(kind, _)| *kind).collect()
-    }
-
     /// Whether everything was tried and nothing was found.
     pub fn is_ok(&self) -> bool {
-        self.findings.is_empty() && self.never_injected().is_empty() && !self.interrupted
-    }
-
-    /// Faults by kind, a line each.
-    pub fn table(&self) -> String {
-        let mut text = format!("{:<36} {:>8} {:>8}\n", "fault", "tried", "injected");
-        let (mut tried, mut seen) = (0, 0);
-        for (kind, count) in &self.injected {
-            let _ = writeln!(text, "{:<36} {:>8} {:>8}", kind.to_string(), count.tried, count.seen);
-            (tried, seen) = (tried + count.tried, seen + count.seen);
-        }
-        let _ = write!(text, "{:<36} {tried:>8} {seen:>8}", "all");
-        text
+        self.findings.is_empty() && self.injected.never().is_empty() && !self.interrupted
     }
 }
 
@@ -113,8 +90,13 @@ pub fn run(options: &Options, cancel: &CancellationToken) -> Outcome {
         options.rate,
         options.folder.display()
     );
-    let injected = Kind::all().into_iter().map(|kind| (kind, Injected::default())).collect();
-    let mut outcome = Outcome { injected, ..Outcome::default() };
+    let mut outcome = Outcome {
+        injected: Tally::new(Kind::all()),
+        acked: 0,
+        rounds: 0,
+        findings: Vec::new(),
+        interrupted: false,
+    };
     let site = match catch_unwind(AssertUnwindSafe(|| Site::start(&runtime, &options.folder))) {
         Ok(site) => site,
         Err(panic) => {
@@ -137,11 +119,11 @@ pub fn run(options: &Options, cancel: &CancellationToken) -> Outcome {
             break;
         }
     }
-    println!("\n{}", outcome.table());
+    println!("\n{}", outcome.injected);
     outcome
 }
 
-fn words(panic: &(dyn Any + Send)) -> &str {
+pub(crate) fn words(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words")
 }
@@ -174,10 +156,11 @@ impl Suite<'_> {
             self.site.hold_merges(true);
         }
         let site = self.site;
-        let (peaks, checked) = timeline::watch_memory(site, || self.round_under_watch(round, outcome));
+        let (peaks, checked) =
+            timeline::watch_memory(site.nodes(), || self.round_under_watch(round, outcome));
         let Some(checked) = checked else { return };
         println!("round {}: {checked}; memory in MB: {}", round.number, in_mb(&peaks));
-        outcome.findings.extend(self.memory(&peaks));
+        outcome.findings.extend(over_budget(&peaks, self.options.memory_bytes_max));
         outcome.findings.append(&mut site.unexpected.lock());
         outcome.rounds += 1;
         if hold && outcome.findings.is_empty() {
@@ -222,38 +205,12 @@ impl Suite<'_> {
     }
 
     fn inject(&self, round: &Round, outcome: &mut Outcome) {
-        let began = Instant::now();
-        let injected = Mutex::new(&mut outcome.injected);
-        timeline::run(self.site, round, self.cancel, |fault, seen| {
-            let over_s = began.elapsed().as_secs_f64();
-            let mut injected = injected.lock();
-            let count = injected.entry(fault.kind).or_default();
-            count.tried += 1;
-            count.seen += u64::from(seen.is_ok());
-            match seen {
-                Ok(seen) => println!("  {over_s:5.1} s {fault}: {seen}"),
-                Err(why) => println!("  {over_s:5.1} s {fault}: WITHOUT EFFECT, {why}"),
-            }
+        let injecting = Injecting::new(&mut outcome.injected);
+        timeline::run(&round.faults, self.cancel, |fault| {
+            let seen = inject(self.site, fault, self.cancel);
+            injecting.note(fault.kind, fault, &seen);
         });
     }
-
-    fn memory(&self, peaks: &Peaks) -> Vec<String> {
-        let budget = self.options.memory_bytes_max;
-        let over = peaks.iter().filter(|(_, bytes)| **bytes > budget);
-        over.map(|(name, bytes)| {
-            format!("{name} had {} MB of memory, {} are allowed", mb(*bytes), mb(budget))
-        })
-        .collect()
-    }
-}
-
-const fn mb(bytes: u64) -> u64 {
-    bytes / 1_000_000
-}
-
-fn in_mb(peaks: &Peaks) -> String {
-    let memory: Vec<String> = peaks.iter().map(|(name, bytes)| format!("{name} {}", mb(*bytes))).collect();
-    memory.join(", ")
 }
 
 /// A new folder for a run in `parent`.

@@ -9,6 +9,7 @@ use std::fmt;
 use fastrand::Rng;
 
 use super::kind::{Kind, Link, Role, Target, WRITERS_MAX};
+use super::timeline::Scheduled;
 
 /// Writers in the group when the first round begins.
 pub const WRITERS_AT_FIRST: usize = 3;
@@ -54,10 +55,15 @@ pub struct Fault {
     pub delay_ms: (u64, u64),
 }
 
-impl Fault {
-    /// What it is done to.
-    pub fn target(&self) -> Target {
+impl Scheduled for Fault {
+    type Target = Target;
+
+    fn target(&self) -> Target {
         self.kind.target(self.writer)
+    }
+
+    fn start_ms(&self) -> u64 {
+        self.start_ms
     }
 }
 

@@ -2,22 +2,20 @@
 //!
 //! Devices, the oracle and whoever writes undecodable records go to Kafka and ClickHouse directly.
 
-use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use parking_lot::Mutex;
 use penstock_devstack::{ClickHouseOptions, KafkaOptions, PortLease, Stack, StackOptions};
 use tokio::runtime::Runtime;
 
 use super::kind::{Link, WRITERS_MAX};
 use super::networks::{NetworkPorts, Networks};
+use super::node::Node;
 use super::plan::WRITERS_AT_FIRST;
 use crate::chain::Chain;
-use crate::process::Penstock;
 use crate::wait::until;
 
 const READY: Duration = Duration::from_secs(120);
@@ -39,60 +37,6 @@ const KEYS: &[(&str, &str)] = &[
     ("clickhouse.query_timeout_ms", "15000"),
 ];
 
-/// One place for a Penstock process: its name, role, configuration and ports stay the same.
-#[derive(Debug)]
-pub struct Node {
-    /// The process's name.
-    pub name: String,
-    role: &'static str,
-    config: PathBuf,
-    admin: SocketAddr,
-    /// None while it is down on purpose.
-    process: Mutex<Option<Penstock>>,
-}
-
-impl Node {
-    fn new(chain: &Chain, name: &str, role: &'static str, admin: u16, own: &[(String, String)]) -> Self {
-        let admin = SocketAddr::from(([127, 0, 0, 1], admin));
-        let config = chain.config_with(name, admin, own);
-        Self { name: name.to_owned(), role, config, admin, process: Mutex::new(None) }
-    }
-
-    /// Starts it, unless it runs.
-    pub fn start(&self) {
-        let mut process = self.process.lock();
-        if process.as_mut().is_none_or(|process| process.exit_status().is_some()) {
-            *process = Some(Penstock::start(&[self.role], &self.config, self.admin));
-        }
-    }
-
-    /// Something done with the process, if it is not down on purpose; it may have ended by itself.
-    pub fn with<T>(&self, work: impl FnOnce(&mut Penstock) -> T) -> Option<T> {
-        self.process.lock().as_mut().map(work)
-    }
-
-    /// The same, unless somebody else is at it.
-    pub fn try_with<T>(&self, work: impl FnOnce(&mut Penstock) -> T) -> Option<T> {
-        self.process.try_lock()?.as_mut().map(work)
-    }
-
-    /// Takes the process away: from now on it is down on purpose.
-    pub fn take(&self) -> Option<Penstock> {
-        self.process.lock().take()
-    }
-
-    /// What it has logged, over all its lives.
-    pub fn log_tail(&self, lines: usize) -> String {
-        tail(&self.config.with_extension(format!("{}.log", self.role)), lines)
-    }
-}
-
-fn tail(path: &Path, lines: usize) -> String {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let all: Vec<&str> = text.lines().collect();
-    all[all.len().saturating_sub(lines)..].join("\n")
-}
-
 /// The whole of it. Everything ends when it is dropped, or when this process ends.
 #[derive(Debug)]
 pub struct Site {
@@ -108,6 +52,11 @@ pub struct Site {
     pub unexpected: Mutex<Vec<String>>,
     merges_held: AtomicBool,
     _ports: Vec<PortLease>,
+}
+
+fn node(chain: &Chain, name: &str, role: &'static str, admin: u16, own: &[(String, String)]) -> Node {
+    let admin = SocketAddr::from(([127, 0, 0, 1], admin));
+    Node::new(name, role, chain.config_with(name, admin, own), admin)
 }
 
 fn keys(keys: &[(&str, String)]) -> Vec<(String, String)> {
@@ -138,14 +87,14 @@ impl Site {
         let mut chain = Chain::in_folder(stack, folder.join("penstock"));
         chain.mqtt = SocketAddr::from(([127, 0, 0, 1], ports[0].port()));
         let own = keys(&[("kafka.brokers", networks.of(Link::GatewayKafka, 0).address())]);
-        let gateway = Node::new(&chain, "gateway", "gateway", ports[1].port(), &own);
+        let gateway = node(&chain, "gateway", "gateway", ports[1].port(), &own);
         let writers = (0..WRITERS_MAX).map(|index| {
             let clickhouse = networks.of(Link::WriterClickHouse, index).address();
             let own = keys(&[
                 ("kafka.brokers", networks.of(Link::WriterKafka, index).address()),
                 ("clickhouse.url", format!("http://{clickhouse}")),
             ]);
-            Node::new(&chain, &format!("writer-{index}"), "writer", ports[index + 2].port(), &own)
+            node(&chain, &format!("writer-{index}"), "writer", ports[index + 2].port(), &own)
         });
         let site = Self {
             writers: writers.collect(),
@@ -167,11 +116,6 @@ impl Site {
         std::iter::once(&self.gateway).chain(&self.writers)
     }
 
-    /// Notes what no fault explains.
-    pub fn did_not_expect(&self, what: String) {
-        self.unexpected.lock().push(what);
-    }
-
     /// Ends whatever is left of faults, notes which processes have ended by themselves and starts them again; waits
     /// until all are ready.
     ///
@@ -179,27 +123,12 @@ impl Site {
     /// Where they do not become ready.
     pub fn heal(&self) {
         self.networks.heal();
-        for node in self.nodes() {
-            let ended = node.with(|process| {
-                process.signal_if_alive(Signal::SIGCONT);
-                process.exit_status()
-            });
-            if let Some(Some(status)) = ended {
-                self.did_not_expect(format!("{} ended by itself: {status}", node.name));
-                node.start();
-            }
-        }
+        self.nodes().for_each(|node| node.heal(&self.unexpected));
         self.wait_ready();
     }
 
     fn wait_ready(&self) {
-        for node in self.nodes() {
-            until(&format!("{} to be ready", node.name), READY, || {
-                let ended = node.with(Penstock::exit_status).flatten();
-                assert!(ended.is_none(), "{} ended with {ended:?}:\n{}", node.name, node.log_tail(20));
-                node.with(|process| process.is_ready()).unwrap_or(true)
-            });
-        }
+        self.nodes().for_each(|node| node.wait_ready(READY));
     }
 
     /// Whether no writer holds rows that are not stored.

@@ -8,10 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::inject::{Seen, inject};
-use super::kind::Target;
-use super::plan::{Fault, Round};
-use super::site::{Node, Site};
+use super::node::Node;
 use crate::wait::comes_to_hold;
 
 const SAMPLE_EVERY: Duration = Duration::from_millis(200);
@@ -19,25 +16,37 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(200);
 /// The most resident memory that was seen, by process.
 pub type Peaks = BTreeMap<String, u64>;
 
-/// Does the faults of a round; `done` hears of each when it is over. Returns when all are.
-pub fn run(site: &Site, round: &Round, cancel: &CancellationToken, done: impl Fn(&Fault, &Seen) + Sync) {
+/// When a fault begins, and what it is done to.
+pub trait Scheduled: Sync {
+    /// What a fault is done to.
+    type Target: Ord;
+
+    /// What this one is done to. Faults of one target come one after the other.
+    fn target(&self) -> Self::Target;
+
+    /// When, from the beginning of its round.
+    fn start_ms(&self) -> u64;
+}
+
+/// Does the faults of a round with `inject`. Returns when all are over.
+pub fn run<F: Scheduled>(faults: &[F], cancel: &CancellationToken, inject: impl Fn(&F) + Sync) {
     let began = Instant::now();
-    let mut targets: BTreeMap<Target, Vec<&Fault>> = BTreeMap::new();
-    for fault in &round.faults {
+    let mut targets: BTreeMap<F::Target, Vec<&F>> = BTreeMap::new();
+    for fault in faults {
         targets.entry(fault.target()).or_default().push(fault);
     }
-    let done = &done;
+    let inject = &inject;
     thread::scope(|scope| {
         for faults in targets.into_values() {
             scope.spawn(move || {
                 for fault in faults {
-                    let due = began + Duration::from_millis(fault.start_ms);
+                    let due = began + Duration::from_millis(fault.start_ms());
                     let wait = due.saturating_duration_since(Instant::now());
                     comes_to_hold(wait, || cancel.is_cancelled(), || Instant::now() >= due);
                     if cancel.is_cancelled() {
                         return;
                     }
-                    done(fault, &inject(site, fault, cancel));
+                    inject(fault);
                 }
             });
         }
@@ -45,7 +54,8 @@ pub fn run(site: &Site, round: &Round, cancel: &CancellationToken, done: impl Fn
 }
 
 /// Does `work` and watches the memory of every process meanwhile.
-pub fn watch_memory<T>(site: &Site, work: impl FnOnce() -> T) -> (Peaks, T) {
+pub fn watch_memory<'n, T>(nodes: impl Iterator<Item = &'n Node>, work: impl FnOnce() -> T) -> (Peaks, T) {
+    let nodes: Vec<&Node> = nodes.collect();
     let over = CancellationToken::new();
     let peaks = Mutex::new(Peaks::new());
     let result = thread::scope(|scope| {
@@ -53,13 +63,30 @@ pub fn watch_memory<T>(site: &Site, work: impl FnOnce() -> T) -> (Peaks, T) {
         let _over = over.clone().drop_guard();
         scope.spawn(|| {
             while !over.is_cancelled() {
-                site.nodes().for_each(|node| look(node, &peaks));
+                nodes.iter().for_each(|node| look(node, &peaks));
                 thread::sleep(SAMPLE_EVERY);
             }
         });
         work()
     });
     (peaks.into_inner(), result)
+}
+
+/// Processes that have had more than `bytes_max`, a line each.
+pub fn over_budget(peaks: &Peaks, bytes_max: u64) -> Vec<String> {
+    let over = peaks.iter().filter(|(_, bytes)| **bytes > bytes_max);
+    over.map(|(name, bytes)| format!("{name} had {} MB of memory, {} are allowed", mb(*bytes), mb(bytes_max)))
+        .collect()
+}
+
+/// The peaks in words.
+pub fn in_mb(peaks: &Peaks) -> String {
+    let memory: Vec<String> = peaks.iter().map(|(name, bytes)| format!("{name} {}", mb(*bytes))).collect();
+    memory.join(", ")
+}
+
+const fn mb(bytes: u64) -> u64 {
+    bytes / 1_000_000
 }
 
 fn look(node: &Node, peaks: &Mutex<Peaks>) {

@@ -129,7 +129,7 @@ fn end_hanging_transactions(chain: &Chain) -> usize {
     let contract =
         topics::CONTRACTS.iter().find(|contract| contract.name == topics::STORAGE_FAILURES).unwrap();
     let topic = format!("{}{}", chain.prefix, contract.name);
-    let aborted = chain.stack.kafka.abort_hanging(&topic, i32::from(contract.partitions)).unwrap();
+    let aborted = chain.stack.kafka.abort_hanging(&topic, 0..i32::from(contract.partitions)).unwrap();
     if aborted > 0 {
         println!("  {aborted} transactions that Kafka had left hanging in {topic} were ended");
     }
