@@ -17,6 +17,8 @@ use super::site::Site;
 pub const UNDECODABLE: &[u8] = b"\xff\xffno reading";
 const TRICKLE_EVERY: Duration = Duration::from_millis(100);
 const FLUSH: Duration = Duration::from_secs(60);
+/// Without any acknowledgement for this long devices give up.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// One reading in this many was measured up to two months before.
 const LATE_FRACTION: f64 = 0.03;
 /// Room for the sequence numbers of a round.
@@ -42,6 +44,8 @@ impl Load {
         (options.devices, options.rate, options.late_fraction) = (devices, rate, LATE_FRACTION);
         options.first_sequence = 1 + round * SEQUENCES_A_ROUND;
         options.ack_timeout = Duration::from_secs(30);
+        // Faults that follow one another can keep Kafka away for longer than a fleet has patience otherwise.
+        options.drain_timeout = PATIENCE;
         (options.version, options.qos, options.batch) = match round % 3 {
             0 => (Version::V5, Qos::AtLeastOnce, 1),
             1 => (Version::V311, Qos::AtLeastOnce, 5),
