@@ -16,7 +16,7 @@ const WIDTHS: [Option<usize>; COLUMNS.len()] =
 const PARTITION: usize = 9;
 const OFFSET: usize = 10;
 
-/// A block as [`Rows::encode`] wrote it.
+/// A block as [`Rows::encode`](super::Rows::encode) wrote it.
 #[derive(Clone, Debug)]
 pub struct Block {
     body: Bytes,
@@ -26,7 +26,7 @@ pub struct Block {
 }
 
 impl Block {
-    /// Reads a block that [`Rows::encode`] wrote; `None` for anything else.
+    /// Reads a block that [`Rows::encode`](super::Rows::encode) wrote; `None` for anything else.
     pub fn parse(body: Bytes) -> Option<Self> {
         let (columns, mut at) = varint_bytes(&body)?;
         let (rows, len) = varint_bytes(body.get(at..)?)?;
