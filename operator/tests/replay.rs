@@ -212,12 +212,13 @@ async fn rows_of_the_range_are_as_in_kafka_and_all_others_as_they_were() {
     assert!(outcome.rows_dropped > 0, "the readings that no record has");
     assert_eq!(bench.content("1").await, before);
     bench.is_clean().await;
-    // The writer goes on, and what was computed from dropped rows is gone.
+    // The writer goes on, and what was computed from dropped rows is gone. The readings to come touch the windows of those
+    // that were changed, so these are computed anew.
+    bench.sql("ALTER TABLE {db}.readings UPDATE temperature = 20.5 WHERE sequence = 7").await;
     bench.source.readings(DEVICES, 50, 1);
     bench.source.delivered().await;
     until("the writer goes on", || async { bench.rows.distinct().await == 3_240 }).await;
     bench.sql("ALTER TABLE {db}.readings DELETE WHERE kafka_partition >= 100").await;
-    bench.sql("ALTER TABLE {db}.readings UPDATE temperature = 20.5 WHERE sequence = 7").await;
     bench.agrees().await;
     bench.writer.stop().await.unwrap();
 }
