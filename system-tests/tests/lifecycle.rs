@@ -203,7 +203,7 @@ fn a_gateway_waits_for_kafka_says_so_once_and_then_serves() {
     chain.stack.kafka.stop().unwrap();
     let (config, admin) = chain.config("gateway");
     let mut gateway = Penstock::start(&["gateway"], &config, admin);
-    let waits = "preparing the gateway's topics in Kafka";
+    let waits = "preparing the gateway's topics in Kafka does not work";
     until("the warning", Duration::from_secs(30), || gateway.log_text().contains(waits));
     let (status, waiting_for) = body(&gateway, "/readyz");
     assert_eq!(status, "HTTP/1.1 503 Service Unavailable");
