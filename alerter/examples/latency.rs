@@ -3,7 +3,7 @@
 //!
 //! `cargo run --release -p penstock-alerter --example latency -- BROKERS TOPIC_PREFIX SECONDS`
 //!
-//! Devices and this program must share a clock. Silence is left out: nothing was published then. Prints JSON.
+//! What was caused before this program had joined its group is left out. Devices and this program must share a clock. Silence is left out: nothing was published then. Prints JSON.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -38,20 +38,23 @@ fn main() -> anyhow::Result<()> {
     let mut consumer = Consumer::subscribe(&client, &settings)?;
     let (started, period) = (Instant::now(), Duration::from_secs(seconds.parse()?));
     let mut latencies_ms = Vec::new();
+    let mut since_ms = i64::MAX;
     while started.elapsed() < period {
         let assigned = match consumer.poll(1_000, Duration::from_millis(5))? {
             Polled::Records(records) => {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
                 let now_ms = i64::try_from(now.as_millis())?;
                 let alerts = records.iter().filter_map(|record| from_json(record.payload).ok());
-                latencies_ms
-                    .extend(alerts.filter(|alert| alert.repeat == 0).map(|alert| now_ms - alert.time));
+                let fresh = alerts.filter(|alert| alert.repeat == 0 && alert.time >= since_ms);
+                latencies_ms.extend(fresh.map(|alert| now_ms - alert.time));
                 continue;
             }
             Polled::Assigned(partitions) => partitions,
             Polled::Idle | Polled::Revoked { .. } => continue,
         };
         consumer.assign_done(&assigned)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        since_ms = i64::try_from(now.as_millis())? + 1_000;
     }
     latencies_ms.sort_unstable();
     let at = |percent: usize| latencies_ms.get(latencies_ms.len() * percent / 100).copied();
