@@ -219,6 +219,9 @@ impl TransactionSettings {
         // Before the delivery timeout, so that the error about a bad value names the setting.
         set(&mut ours, "transaction.timeout.ms", &timeout_ms);
         ours.extend(producer.ours());
+        // Until the one before is written off, Kafka answers that transactions run into one another; that takes some
+        // milliseconds, and librdkafka's default would wait for 100.
+        set(&mut ours, "retry.backoff.ms", &10);
         client.properties(ours)
     }
 }
