@@ -12,8 +12,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use penstock_devstack::{Stack, StackOptions};
 use penstock_kafka::{
-    ClientSettings, Consumer, ConsumerSettings, Outgoing, Producer, ProducerSettings, Receipt, ScanFrom,
-    Scanner, TopicPartition, provision, receipt, topic_specs,
+    ClientSettings, Consumer, ConsumerSettings, KafkaError, Outgoing, Producer, ProducerSettings, Receipt,
+    ScanFrom, Scanner, TopicPartition, provision, receipt, topic_specs,
 };
 use penstock_proto::DeviceId;
 use penstock_proto::topics::{READINGS_DLQ, STORAGE_FAILURES, header};
@@ -202,7 +202,7 @@ impl World {
         move || {
             let high = |partition| {
                 let partition = TopicPartition::new(topic.as_str(), partition);
-                consumer.watermarks(&partition, PATIENCE).unwrap().1
+                asked(|| consumer.watermarks(&partition, PATIENCE)).1
             };
             (0..partitions).map(high).sum()
         }
@@ -256,7 +256,7 @@ impl World {
             assert!(writer.is_running(), "the writer ended");
             let Ok(committed) = asker.committed(&partitions, Duration::from_secs(5)) else { return false };
             committed.iter().all(|(partition, offset)| {
-                let (low, high) = asker.watermarks(partition, PATIENCE).unwrap();
+                let (low, high) = asked(|| asker.watermarks(partition, PATIENCE));
                 low == high || *offset == Some(high)
             })
         });
@@ -292,6 +292,22 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Asks Kafka until it answers: a partition of a topic that was just created can be without a leader for a while.
+fn asked<T>(ask: impl Fn() -> Result<T, KafkaError>) -> T {
+    let mut answer = None;
+    until("Kafka answers", || match ask() {
+        Ok(found) => {
+            answer = Some(found);
+            true
+        }
+        Err(error) => {
+            assert!(error.is_transient(), "{error}");
+            false
+        }
+    });
+    answer.unwrap()
 }
 
 /// A running program; killed when dropped, and by the kernel when the test's thread ends.
