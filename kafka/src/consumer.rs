@@ -378,11 +378,12 @@ impl Consumer {
         CommitCounts { done, failed }
     }
 
-    /// Commits that [`Self::commit_async`] started and no poll has brought the answer of yet. At 0, and after the
+    /// Commits that [`Self::commit_async`] started and no poll has brought the answer of yet; those without an answer for
+    /// a minute are not counted any more, since librdkafka has closed their connection long ago. At 0, and after the
     /// partitions' last [`Self::commit_sync`] came back, no older commit is on its way that could overwrite offsets
     /// which a transaction commits. The exception is a commit that was answered with a time-out (see
     /// [`Self::last_error`], or the error of `commit_sync`): a broker that was only slow may still carry it out.
-    pub fn commits_in_flight(&self) -> u64 {
+    pub fn commits_in_flight(&self) -> usize {
         self.group.commits_open()
     }
 

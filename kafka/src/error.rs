@@ -53,6 +53,22 @@ impl KafkaError {
     }
 }
 
+/// What a consumer's thread does with an error of a call about its partitions: it goes on, after a word in the log, since
+/// partitions that were lost meanwhile are reported by themselves; unless the error ends the consumer.
+///
+/// # Errors
+/// An error that ends the consumer.
+pub fn go_on(what: &'static str, result: Result<(), KafkaError>) -> Result<(), KafkaError> {
+    match result {
+        Err(error @ KafkaError::Client { fatal: true, .. }) => Err(error),
+        Err(error) => {
+            tracing::warn!("could not {what}: {error}");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
 /// Why a record is not known to be in Kafka.
 ///
 /// A record that timed out or was lost may still have been written; sending it again is at-least-once.

@@ -21,7 +21,7 @@ pub use admin::{ProvisionError, TopicSpec, delete_topics, provision};
 pub use batch::{Batch, IncomingRecord, Records};
 pub use consumer::{CommitCounts, Consumer, GroupObserver, Polled};
 pub use contract::topic_specs;
-pub use error::{DeliveryError, KafkaError};
+pub use error::{DeliveryError, KafkaError, go_on};
 pub use partition::{TopicPartition, partition_for_key};
 pub use producer::{Outgoing, Producer, SendError, Topic};
 pub use receipt::{Completion, Receipt, receipt};

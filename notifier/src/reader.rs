@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
-use penstock_kafka::{Consumer, KafkaError, Polled, TopicPartition};
+use penstock_kafka::{Consumer, Polled, TopicPartition, go_on};
 use penstock_service::health::Health;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver as Inbox, Sender, channel};
@@ -323,7 +323,7 @@ impl Reader {
         for part in self.parts_of(partitions) {
             self.parts.desk.revoke(part);
         }
-        go_on("give up partitions", self.parts.consumer.revoke_done(partitions))
+        Ok(go_on("give up partitions", self.parts.consumer.revoke_done(partitions))?)
     }
 
     /// Waits for something to end. `false` once the deadline has passed.
@@ -448,16 +448,4 @@ impl Reader {
 
 fn now_ms() -> i64 {
     Timestamp::now().as_millisecond()
-}
-
-/// Goes on after an error that does not end the consumer: partitions were lost meanwhile, which is reported by itself.
-fn go_on(what: &'static str, result: Result<(), KafkaError>) -> Result<(), NotifyError> {
-    match result {
-        Ok(()) => Ok(()),
-        Err(error @ KafkaError::Client { fatal: true, .. }) => Err(error.into()),
-        Err(error) => {
-            tracing::warn!("could not {what}: {error}");
-            Ok(())
-        }
-    }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use penstock_kafka::{Consumer, KafkaError, Polled, TopicPartition};
+use penstock_kafka::{Consumer, KafkaError, Polled, TopicPartition, go_on};
 use penstock_service::config::{Alerts, AlertsStart};
 use penstock_service::health::Health;
 use tokio::sync::watch;
@@ -344,7 +344,7 @@ impl Consume {
             );
         }
         self.forget(&numbers);
-        go_on("give up partitions", self.parts.consumer.revoke_done(partitions))
+        Ok(go_on("give up partitions", self.parts.consumer.revoke_done(partitions))?)
     }
 
     /// Another alerter may have the partitions already. What is under way for them is refused by Kafka, or was in time.
@@ -357,7 +357,7 @@ impl Consume {
         self.parts.health.suspect();
         let numbers: Vec<i32> = partitions.iter().map(|partition| partition.partition).collect();
         self.forget(&numbers);
-        go_on("give up partitions", self.parts.consumer.revoke_done(partitions))
+        Ok(go_on("give up partitions", self.parts.consumer.revoke_done(partitions))?)
     }
 
     fn forget(&mut self, partitions: &[i32]) {
@@ -446,17 +446,5 @@ impl Consume {
 
     fn named(&self, number: i32) -> TopicPartition {
         TopicPartition::new(Arc::clone(&self.parts.topic), number)
-    }
-}
-
-/// Goes on after an error that does not end the consumer: partitions were lost meanwhile, which is reported by itself.
-fn go_on(what: &'static str, result: Result<(), KafkaError>) -> Result<(), AlerterError> {
-    match result {
-        Ok(()) => Ok(()),
-        Err(error @ KafkaError::Client { fatal: true, .. }) => Err(error.into()),
-        Err(error) => {
-            tracing::warn!("could not {what}: {error}");
-            Ok(())
-        }
     }
 }

@@ -135,19 +135,8 @@ impl Dispatch {
     }
 
     fn failed(&mut self, error: &TransactionError, now: Instant) {
-        self.condition.failed(kind(error), false, error);
-        self.metrics.transaction_failed(kind(error));
+        self.condition.failed(error.kind(), false, error);
+        self.metrics.transaction_failed(error.kind());
         self.retry_at = Some(now + self.backoff.next());
-    }
-}
-
-const fn kind(error: &TransactionError) -> &'static str {
-    match error {
-        TransactionError::Retry { .. } => "not_ready",
-        TransactionError::Abortable { .. } => "aborted",
-        TransactionError::GroupFenced { .. } => "group_fenced",
-        TransactionError::Fenced { .. } => "fenced",
-        TransactionError::Record(_) => "record",
-        _ => "fatal",
     }
 }

@@ -1,7 +1,7 @@
 //! A consuming client: its queue, its callbacks turned into values, and calls about its partitions.
 #![allow(unsafe_code, reason = "callbacks and partition lists pass through C structures")]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
@@ -20,6 +20,8 @@ use crate::{KafkaError, TopicPartition};
 
 /// Bound on errors that wait to be looked at; older ones are dropped, but counted.
 const ERRORS_MAX: usize = 64;
+/// A commit without an answer for so long gets none: librdkafka has closed its connection (`socket.timeout.ms`, a minute).
+const COMMIT_MAX: Duration = Duration::from_secs(60);
 /// In a subscription: every partition of the topic.
 const PARTITION_ANY: i32 = -1;
 
@@ -39,8 +41,8 @@ struct Events {
     errors: Mutex<VecDeque<(Code, String)>>,
     commits_done: AtomicU64,
     commits_failed: AtomicU64,
-    /// Commits that nobody waits for and that have no answer yet.
-    commits_open: AtomicU64,
+    /// Commits that nobody waits for and that have no answer yet: their numbers, and when they began.
+    commits_open: Mutex<BTreeMap<usize, Instant>>,
     /// Outcome of the last commit that somebody waits for: its number and its code.
     awaited: Mutex<Option<(usize, Code)>>,
     /// Apply rebalances at once: nobody will ask for them any more.
@@ -156,9 +158,17 @@ impl GroupClient {
         (counts.commits_done.load(Ordering::Relaxed), counts.commits_failed.load(Ordering::Relaxed))
     }
 
-    /// Commits that nobody waits for and whose outcome is not known yet.
-    pub(crate) fn commits_open(&self) -> u64 {
-        self.events.commits_open.load(Ordering::Relaxed)
+    /// Commits that nobody waits for, whose outcome is not known yet and can still come.
+    pub(crate) fn commits_open(&self) -> usize {
+        let mut open = self.events.commits_open.lock();
+        open.retain(|_, began| {
+            let can_come = began.elapsed() < COMMIT_MAX;
+            if !can_come {
+                tracing::warn!("a commit has had no answer for {COMMIT_MAX:?} and is waited for no longer");
+            }
+            can_come
+        });
+        open.len()
     }
 
     /// Tells librdkafka that an assignment is taken up; reads from the offsets that are given.
@@ -256,10 +266,16 @@ impl GroupClient {
 
     /// Starts a commit; its outcome is counted by a later poll.
     pub(crate) fn commit_async(&self, offsets: &[(TopicPartition, i64)]) -> Result<(), KafkaError> {
-        self.commit(offsets, &self.queue, 0)?;
-        // The answer is taken by a later poll, so it cannot be counted before this.
-        self.events.commits_open.fetch_add(1, Ordering::Relaxed);
+        let number = self.next_commit();
+        self.commit(offsets, &self.queue, number)?;
+        // The answer is taken by a later poll, so it cannot be looked for before this.
+        self.events.commits_open.lock().insert(number, Instant::now());
         Ok(())
+    }
+
+    /// A number that tells the next commit from all others.
+    fn next_commit(&self) -> usize {
+        usize::try_from(self.commits.fetch_add(1, Ordering::Relaxed)).unwrap_or(0)
     }
 
     /// Commits and waits.
@@ -269,8 +285,7 @@ impl GroupClient {
         timeout: Duration,
     ) -> Result<(), KafkaError> {
         let queue = Queue::fresh(&self.client).ok_or_else(|| Code::INVALID_ARG.error("commit"))?;
-        let number =
-            usize::try_from(self.commits.fetch_add(1, Ordering::Relaxed)).unwrap_or(0).wrapping_add(1);
+        let number = self.next_commit();
         self.commit(offsets, &queue, number)?;
         let begin = Instant::now();
         loop {
@@ -430,19 +445,17 @@ extern "C" fn on_commit(
     let failed = entries.iter().find(|entry| entry.code != Code::NONE);
     let code =
         Code::from(code).check().err().or_else(|| failed.map(|entry| entry.code)).unwrap_or(Code::NONE);
-    if number.is_null() {
-        events.commits_open.fetch_sub(1, Ordering::Relaxed);
-    }
+    let is_awaited = events.commits_open.lock().remove(&number.addr()).is_none();
     if code == Code::NONE {
         events.commits_done.fetch_add(1, Ordering::Relaxed);
     } else {
         events.commits_failed.fetch_add(1, Ordering::Relaxed);
-        if number.is_null() {
+        if !is_awaited {
             let of = failed.map_or_else(String::new, |entry| format!(" of {}", entry.partition));
             events.error(code, format!("commit of offsets{of} failed: {}", code.words()));
         }
     }
-    if !number.is_null() {
+    if is_awaited {
         *events.awaited.lock() = Some((number.addr(), code));
     }
 }

@@ -86,6 +86,18 @@ pub enum TransactionError {
 }
 
 impl TransactionError {
+    /// The name in logs and metric labels.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Retry { .. } => "not_ready",
+            Self::Abortable { .. } => "aborted",
+            Self::GroupFenced { .. } => "group_fenced",
+            Self::Fenced { .. } => "fenced",
+            Self::Record(_) => "record",
+            Self::Invalid(_) | Self::OutOfOrder(_) | Self::Fatal { .. } => "fatal",
+        }
+    }
+
     /// Whether the same call can be made again.
     pub const fn is_retriable(&self) -> bool {
         matches!(self, Self::Retry { .. })

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use penstock_kafka::{Consumer, KafkaError, Polled, TopicPartition};
+use penstock_kafka::{Consumer, KafkaError, Polled, TopicPartition, go_on};
 use penstock_service::config::Writer;
 use penstock_service::health::Health;
 use tokio_util::sync::CancellationToken;
@@ -308,7 +308,7 @@ impl Consume {
         }
         self.commit_sync();
         self.forget(&numbers);
-        go_on("give up partitions", self.consumer.revoke_done(partitions))
+        Ok(go_on("give up partitions", self.consumer.revoke_done(partitions))?)
     }
 
     /// Another writer may have the partitions already: nothing of them is committed, and what is not under way yet is
@@ -319,7 +319,7 @@ impl Consume {
         self.health.suspect();
         let numbers: Vec<i32> = partitions.iter().map(|partition| partition.partition).collect();
         self.forget(&numbers);
-        go_on("give up partitions", self.consumer.revoke_done(partitions))
+        Ok(go_on("give up partitions", self.consumer.revoke_done(partitions))?)
     }
 
     fn forget(&mut self, partitions: &[i32]) {
@@ -443,18 +443,6 @@ impl Consume {
 
     fn partition(&self, number: i32) -> TopicPartition {
         TopicPartition::new(Arc::clone(&self.topic), number)
-    }
-}
-
-/// Goes on after an error that does not end the consumer: partitions were lost meanwhile, which is reported by itself.
-pub(super) fn go_on(what: &'static str, result: Result<(), KafkaError>) -> Result<(), WriterError> {
-    match result {
-        Ok(()) => Ok(()),
-        Err(error @ KafkaError::Client { fatal: true, .. }) => Err(error.into()),
-        Err(error) => {
-            tracing::warn!("could not {what}: {error}");
-            Ok(())
-        }
     }
 }
 

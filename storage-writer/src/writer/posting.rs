@@ -17,9 +17,6 @@ use crate::offsets::Ripe;
 /// How long Kafka may take to say what is committed, while the thread waits.
 const COMMITTED_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A commit that was begun before a transaction is on its way for no longer: librdkafka has closed its connection.
-const COMMIT_MAX: Duration = Duration::from_secs(60);
-
 /// How long to ask how a transaction ended; twice as long as one can last.
 const UNSURE_MAX: Duration = Duration::from_secs(25);
 
@@ -38,8 +35,8 @@ pub(super) struct Posting {
     unsure_since: Option<Instant>,
     /// Letters go without their payloads: the topic does not take them.
     short: bool,
-    /// Since when commits that were begun before are waited for.
-    quiet_since: Option<Instant>,
+    /// Letters wait until no commit is under way.
+    waits_for_commits: bool,
 }
 
 impl Posting {
@@ -55,7 +52,7 @@ impl Posting {
             unsure: None,
             unsure_since: None,
             short: false,
-            quiet_since: None,
+            waits_for_commits: false,
         }
     }
 
@@ -66,7 +63,7 @@ impl Posting {
 
     /// Whether dead letters wait until no commit is under way any more: then no further one must begin.
     pub(super) const fn waits_for_commits(&self) -> bool {
-        self.quiet_since.is_some()
+        self.waits_for_commits
     }
 
     /// Takes note of a transaction that ended, and begins the next.
@@ -94,7 +91,7 @@ impl Posting {
         {
             return Ok(());
         }
-        self.begin(pipe, consumer, &named, now)
+        self.begin(pipe, consumer, &named)
     }
 
     fn begin(
@@ -102,12 +99,9 @@ impl Posting {
         pipe: &mut Pipe,
         consumer: &Consumer,
         named: &impl Fn(i32) -> TopicPartition,
-        now: Instant,
     ) -> Result<(), std::io::Error> {
-        let Some(ripe) = pipe.offsets.ripe() else {
-            self.quiet_since = None;
-            return Ok(());
-        };
+        self.waits_for_commits = false;
+        let Some(ripe) = pipe.offsets.ripe() else { return Ok(()) };
         let letters = pipe.letters_of(&ripe);
         if letters.is_empty() {
             // Their partitions have moved: their next owner reads those records again.
@@ -115,19 +109,10 @@ impl Posting {
             return Ok(());
         }
         // An older commit that arrives late must not overwrite what the transaction commits.
-        let open = consumer.commits_in_flight();
-        if open > 0 {
-            let waited = now.saturating_duration_since(*self.quiet_since.get_or_insert(now));
-            if waited < COMMIT_MAX {
-                return Ok(());
-            }
-            tracing::warn!(
-                open,
-                "commits have had no answer for {COMMIT_MAX:?}; dead letters go on without it"
-            );
-        }
-        let Some(member) = consumer.group_metadata() else { return Ok(()) };
-        self.quiet_since = None;
+        self.waits_for_commits = consumer.commits_in_flight() > 0;
+        let (false, Some(member)) = (self.waits_for_commits, consumer.group_metadata()) else {
+            return Ok(());
+        };
         let next = ripe.next.iter().map(|reached| (named(reached.partition), reached.next)).collect();
         let records =
             letters.iter().map(|letter| Arc::new(self.letters.write(letter, !self.short))).collect();
@@ -162,7 +147,7 @@ impl Posting {
         {
             self.short = true;
         }
-        self.condition.failed(kind(&error), false, &error);
+        self.condition.failed(error.kind(), false, &error);
         self.metrics.storage_failures_retried();
         self.retry_at = Some(now + self.backoff.next());
     }
@@ -226,15 +211,4 @@ fn is_committed(consumer: &Consumer, next: &[(TopicPartition, i64)]) -> Result<b
             .any(|(found, offset)| found == partition && offset.is_some_and(|offset| offset >= *next))
     };
     Ok(next.iter().any(reached))
-}
-
-const fn kind(error: &TransactionError) -> &'static str {
-    match error {
-        TransactionError::Retry { .. } => "not_ready",
-        TransactionError::Abortable { .. } => "aborted",
-        TransactionError::GroupFenced { .. } => "group_fenced",
-        TransactionError::Fenced { .. } => "fenced",
-        TransactionError::Record(_) => "record",
-        _ => "fatal",
-    }
 }

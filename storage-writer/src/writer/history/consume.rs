@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use penstock_kafka::{Batch as KafkaBatch, Consumer, Polled, TopicPartition};
+use penstock_kafka::{Batch as KafkaBatch, Consumer, Polled, TopicPartition, go_on};
 use penstock_proto::{Invalid, Reason};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
@@ -19,7 +19,6 @@ use super::letters::{Post, Posted};
 use super::partitions::{Partitions, Seen};
 use crate::metrics::Metrics;
 use crate::writer::WriterError;
-use crate::writer::consume::go_on;
 use crate::writer::floors::{Floor, Group};
 use crate::writer::gate::Abandoned;
 
@@ -355,7 +354,7 @@ impl History {
             self.commit_sync();
         }
         self.forget(partitions);
-        go_on("give up partitions", self.parts.consumer.revoke_done(partitions))
+        Ok(go_on("give up partitions", self.parts.consumer.revoke_done(partitions))?)
     }
 
     fn forget(&mut self, partitions: &[TopicPartition]) {
