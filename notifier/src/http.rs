@@ -6,11 +6,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, Request, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use penstock_service::Secret;
+use penstock_service::{Secret, http};
 
 use crate::verdict::{Verdict, of_answer};
 
@@ -22,7 +18,6 @@ const SAID_CHARS_MAX: usize = 300;
 const REST_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections that nobody used for this long are closed by us.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("penstock/", env!("CARGO_PKG_VERSION")));
 
@@ -43,7 +38,7 @@ pub enum PosterError {
 /// Posts to one address, over connections that are kept.
 #[derive(Clone, Debug)]
 pub(crate) struct Poster {
-    http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    http: http::Pool<Full<Bytes>>,
     target: Uri,
     authorization: Option<HeaderValue>,
     timeout: Duration,
@@ -60,20 +55,7 @@ impl Poster {
         let mut value =
             HeaderValue::from_str(authorization.expose()).map_err(|_| PosterError::Authorization)?;
         value.set_sensitive(true);
-        let mut tcp = HttpConnector::new();
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        tcp.enforce_http(false);
-        let https = HttpsConnectorBuilder::new()
-            .with_provider_and_webpki_roots(rustls::crypto::aws_lc_rs::default_provider())
-            .map_err(|error| PosterError::Tls(error.to_string()))?
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
-        let http = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .build(https);
+        let http = http::pool(IDLE_TIMEOUT).map_err(|error| PosterError::Tls(error.to_string()))?;
         let authorization = (!authorization.is_empty()).then_some(value);
         Ok(Self { http, target: uri, authorization, timeout })
     }

@@ -11,6 +11,7 @@ use penstock_service::admin::{Latch, Readiness};
 use penstock_service::backoff::Backoff;
 use penstock_service::config::Notify;
 use penstock_service::health::Health;
+use penstock_service::thread;
 use penstock_service::waiting::until_works;
 use penstock_service::{Config, Secret};
 use tokio::runtime::Handle;
@@ -245,15 +246,8 @@ async fn on_thread(
     (reader, courier): (Reader, Arc<Courier>),
     stop: CancellationToken,
 ) -> Result<(), NotifyError> {
-    let (ended_in, ended) = tokio::sync::oneshot::channel();
-    std::thread::Builder::new()
-        .name(format!("penstock-{name}"))
-        .spawn(move || {
-            // Nobody is left to hear it if the future was dropped.
-            let _ = ended_in.send(reader.run(&stop));
-        })
-        .map_err(|error| NotifyError::Thread(name, error.to_string()))?;
-    let ended = ended.await.unwrap_or_else(|_| Err(NotifyError::Thread(name, "it panicked".to_owned())));
+    let ended = thread::run(format!("penstock-{name}"), move || reader.run(&stop)).await;
+    let ended = ended.unwrap_or_else(|error| Err(NotifyError::Thread(name, error.to_string())));
     courier.letters().flush(FLUSH_TIMEOUT).await;
     ended
 }

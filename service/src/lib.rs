@@ -8,9 +8,11 @@ pub mod backoff;
 pub mod condition;
 pub mod config;
 pub mod health;
+pub mod http;
 pub mod metrics;
 pub mod shutdown;
 pub mod telemetry;
+pub mod thread;
 pub mod waiting;
 
 pub use config::{Config, ConfigErrors, Loaded, Secret};

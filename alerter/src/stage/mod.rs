@@ -21,11 +21,11 @@ use penstock_kafka::{
     provision, topic_specs,
 };
 use penstock_proto::topics::{ALERT_STATE, DEVICE_ALERTS, LOW_BATTERY, READINGS};
-use penstock_service::Config;
 use penstock_service::admin::{Latch, Readiness};
 use penstock_service::backoff::Backoff;
 use penstock_service::health::Health;
 use penstock_service::waiting::until_works;
+use penstock_service::{Config, thread};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -130,7 +130,9 @@ async fn run_with(
     tokio::spawn(ends::watch(ends, client, group, Arc::clone(&topics.readings), abort.clone()));
     tokio::spawn(reload::watch(config.alerts.rules.clone(), rules_in, reloads, metrics, abort.clone()));
     tracing::info!(group = config.alerts.group, "alert stage is ready");
-    on_thread(move || consume.run(&stop)).await
+    // Polling Kafka blocks.
+    let ended = thread::run("penstock-alerts", move || consume.run(&stop)).await;
+    ended.unwrap_or_else(|error| Err(AlerterError::Thread(error.to_string())))
 }
 
 fn topics(prefix: &str) -> Topics {
@@ -171,19 +173,4 @@ fn dispatch(
     let outbox = Outbox::new(client.clone(), settings, abort.clone());
     let backoff = Backoff::new(config.alerts.backoff_min_ms, config.alerts.backoff_max_ms);
     Dispatch::new(outbox, topics.clone(), metrics.clone(), backoff)
-}
-
-/// Runs `work` on a thread of its own: polling Kafka blocks.
-async fn on_thread(
-    work: impl FnOnce() -> Result<(), AlerterError> + Send + 'static,
-) -> Result<(), AlerterError> {
-    let (ended_in, ended) = tokio::sync::oneshot::channel();
-    std::thread::Builder::new()
-        .name("penstock-alerts".to_owned())
-        .spawn(move || {
-            // Nobody is left to hear it if the future was dropped.
-            let _ = ended_in.send(work());
-        })
-        .map_err(|error| AlerterError::Thread(error.to_string()))?;
-    ended.await.unwrap_or_else(|_| Err(AlerterError::Thread("it panicked".to_owned())))
 }

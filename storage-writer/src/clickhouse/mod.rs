@@ -12,19 +12,14 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client as HyperClient;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use penstock_service::config::ClickHouse;
+use penstock_service::http;
 
 pub use error::{CODES, CallError, Class, ClientError, ServerError};
 use request::{Handed, OneShot, target};
 
 /// More of an answer is not read.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// How long a TCP connection may take to be made.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections that nobody used for this long are closed by us, before the server does it (after 10 s or more).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -44,7 +39,7 @@ pub(crate) struct Statement<'a> {
 /// A connection pool to one ClickHouse. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Client {
-    http: HyperClient<HttpsConnector<HttpConnector>, OneShot>,
+    http: http::Pool<OneShot>,
     base: Uri,
     user: HeaderValue,
     password: HeaderValue,
@@ -65,20 +60,7 @@ impl Client {
         let mut password = HeaderValue::from_str(config.password.expose())
             .map_err(|_| ClientError::Credentials("password"))?;
         password.set_sensitive(true);
-        let mut tcp = HttpConnector::new();
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        tcp.enforce_http(false);
-        let https = HttpsConnectorBuilder::new()
-            .with_provider_and_webpki_roots(rustls::crypto::aws_lc_rs::default_provider())
-            .map_err(|error| ClientError::Tls(error.to_string()))?
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
-        let http = HyperClient::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .build(https);
+        let http = http::pool(IDLE_TIMEOUT).map_err(|error| ClientError::Tls(error.to_string()))?;
         let query_timeout = Duration::from_millis(config.query_timeout_ms);
         Ok(Self { http, base, user, password, query_timeout })
     }

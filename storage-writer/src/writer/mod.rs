@@ -27,11 +27,11 @@ use std::time::Duration;
 
 use penstock_kafka::{Consumer, ConsumerSettings, KafkaError, Outbox, ProvisionError, TransactionSettings};
 use penstock_proto::topics::{READINGS, STORAGE_FAILURES};
-use penstock_service::Config;
 use penstock_service::admin::Readiness;
 use penstock_service::condition::Condition;
 use penstock_service::config::StorageGuarantee;
 use penstock_service::health::Health;
+use penstock_service::{Config, thread};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -169,15 +169,8 @@ async fn on_thread(
     name: &str,
     work: impl FnOnce() -> Result<(), WriterError> + Send + 'static,
 ) -> Result<(), WriterError> {
-    let (ended_in, ended) = tokio::sync::oneshot::channel();
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(move || {
-            // Nobody is left to hear it if the future was dropped.
-            let _ = ended_in.send(work());
-        })
-        .map_err(|error| WriterError::Thread(error.to_string()))?;
-    ended.await.unwrap_or_else(|_| Err(WriterError::Thread("it panicked".to_owned())))
+    let ended = thread::run(name, work).await;
+    ended.unwrap_or_else(|error| Err(WriterError::Thread(error.to_string())))
 }
 
 fn store(
