@@ -10,8 +10,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use penstock_kafka::{
-    ClientSettings, Consumer, ConsumerSettings, KafkaError, Outgoing, Polled, Producer, ProducerSettings,
-    Receipt, SendError, TopicPartition, TopicSpec, delete_topics, partition_for_key, provision, receipt,
+    ClientSettings, Consumer, ConsumerSettings, Outgoing, Polled, Producer, ProducerSettings, Receipt,
+    SendError, TopicSpec, delete_topics, partition_for_key, provision, receipt,
 };
 
 const PARTITIONS: u32 = 48;
@@ -195,19 +195,7 @@ fn consume(client: &ClientSettings, topic: &str, records: usize, records_max: us
         clock.report(&format!("consume, at most {records_max} a poll"), seen);
         println!("  {} records a poll, {} bytes a record", seen / polls, bytes / seen);
     }
-    close(&mut consumer)?;
-    Ok(())
-}
-
-fn close(consumer: &mut Consumer) -> std::result::Result<(), KafkaError> {
-    consumer.begin_close()?;
-    while !consumer.is_closed() {
-        let revoked: Vec<TopicPartition> = match consumer.poll(1, Duration::from_millis(100))? {
-            Polled::Revoked { partitions, .. } => partitions,
-            _ => continue,
-        };
-        consumer.revoke_done(&revoked)?;
-    }
+    consumer.leave(Instant::now() + Duration::from_secs(30))?;
     Ok(())
 }
 

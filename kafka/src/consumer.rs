@@ -5,16 +5,16 @@
 use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::settings::observer_properties;
 use crate::sys::{Code, EndsBeside, GroupClient, Messages, Rebalance};
-use crate::{Batch, ClientSettings, ConsumerSettings, GroupMetadata, KafkaError, TopicPartition};
+use crate::{Batch, ClientSettings, ConsumerSettings, GroupMetadata, KafkaError, TopicPartition, go_on};
 
 /// A member of a consumer group. `Send`, not `Sync`: it lives on a thread of its own, since [`Self::poll`] blocks.
 ///
 /// Poll at least every `max.poll.interval.ms` (5 minutes), or the group gives the partitions to others. To leave in
-/// good order, call [`Self::begin_close`] and go on polling until [`Self::is_closed`]. A consumer that is just dropped
+/// good order, call [`Self::leave`]. A consumer that is just dropped
 /// leaves the group as well, without handing out a last `Revoked`; that blocks for up to 8 s while Kafka does not
 /// answer.
 pub struct Consumer {
@@ -28,6 +28,8 @@ pub struct Consumer {
     not_sync: PhantomData<Cell<()>>,
 }
 
+/// Longest wait of one poll while the group is left.
+const LEAVE_POLL: Duration = Duration::from_millis(100);
 /// Bound on the records of one poll, whatever is asked for.
 const RECORDS_MAX: usize = 1 << 20;
 
@@ -410,7 +412,30 @@ impl Consumer {
         self.last_error.as_ref()
     }
 
-    /// Starts to leave the group. Go on polling: a last [`Polled::Revoked`] comes out if partitions are assigned, and
+    /// Leaves the group. Returns the partitions that were given up on the way; records that still come are dropped, since
+    /// they are read again by the next owner. If Kafka does not let go before `deadline` that is logged: the group
+    /// notices by itself.
+    ///
+    /// # Errors
+    /// A fatal error; the consumer counts as closed then.
+    pub fn leave(&mut self, deadline: Instant) -> Result<Vec<TopicPartition>, KafkaError> {
+        let mut given_up = Vec::new();
+        self.begin_close()?;
+        while !self.is_closed() {
+            if Instant::now() >= deadline {
+                tracing::warn!(
+                    "Kafka did not let a consumer leave its group in time; it will notice by itself"
+                );
+                break;
+            }
+            let Polled::Revoked { partitions, .. } = self.poll(1, LEAVE_POLL)? else { continue };
+            go_on("give up partitions", self.revoke_done(&partitions))?;
+            given_up.extend(partitions);
+        }
+        Ok(given_up)
+    }
+
+    /// Starts to leave the group, for those who do not wait as [`Self::leave`] does. Go on polling: a last [`Polled::Revoked`] comes out if partitions are assigned, and
     /// has to be answered. Then [`Self::is_closed`] becomes true.
     ///
     /// # Errors

@@ -242,14 +242,25 @@ fn a_consumer_that_never_joined_closes_as_well() {
         consumer.poll(1, Duration::from_millis(50)).unwrap();
     }
     assert!(consumer.last_error().is_some_and(KafkaError::is_transient));
-    consumer.begin_close().unwrap();
-    while !consumer.is_closed() {
-        assert!(begin.elapsed() < PATIENCE);
-        consumer.poll(1, Duration::from_millis(50)).unwrap();
-    }
+    assert_eq!(consumer.leave(begin + PATIENCE).unwrap(), []);
+    assert!(consumer.is_closed());
     let dropped =
         Consumer::subscribe(&client_at("127.0.0.1:1"), &group_settings(&unique("group"), "absent")).unwrap();
     drop(dropped);
+}
+
+#[test]
+fn who_leaves_gives_up_what_was_assigned() {
+    let name = topic("leave", 3);
+    let group = unique("group");
+    let mut consumer = Consumer::subscribe(&client(), &group_settings(&group, &name)).unwrap();
+    let mut partitions = assignment(&mut consumer);
+    consumer.assign_done(&partitions).unwrap();
+    let mut left = consumer.leave(Instant::now() + PATIENCE).unwrap();
+    partitions.sort();
+    left.sort();
+    assert_eq!((left, consumer.is_closed()), (partitions, true));
+    assert_eq!(consumer.leave(Instant::now()).unwrap(), [], "a second time there is nothing to leave");
 }
 
 #[test]

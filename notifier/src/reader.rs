@@ -410,21 +410,7 @@ impl Reader {
             }
         }
         self.commit_sync();
-        self.parts.consumer.begin_close()?;
-        while !self.parts.consumer.is_closed() {
-            if began.elapsed() >= self.parts.drain_timeout + KAFKA_TIMEOUT {
-                tracing::warn!(
-                    "Kafka did not let this process leave its group in time; it will notice by itself"
-                );
-                break;
-            }
-            // Records that still come are read again by the next owner.
-            let Polled::Revoked { partitions: revoked, .. } = self.parts.consumer.poll(1, POLL_TIMEOUT)?
-            else {
-                continue;
-            };
-            go_on("give up partitions", self.parts.consumer.revoke_done(&revoked))?;
-        }
+        self.parts.consumer.leave(began + self.parts.drain_timeout + KAFKA_TIMEOUT)?;
         Ok(())
     }
 

@@ -424,23 +424,9 @@ impl Consume {
             tracing::warn!("not all states could be saved before the deadline; readings will be read again");
         }
         self.parts.abort.cancel();
-        self.parts.consumer.begin_close()?;
-        while !self.parts.consumer.is_closed() {
-            if started.elapsed() >= self.drain_timeout + LEAVE_TIMEOUT {
-                tracing::warn!(
-                    "Kafka did not let this alerter leave its group in time; it will notice by itself"
-                );
-                break;
-            }
-            // Records that still come are read again by the next owner.
-            let revoked = match self.parts.consumer.poll(1, POLL_TIMEOUT)? {
-                Polled::Revoked { partitions, .. } => partitions,
-                Polled::Idle | Polled::Records(_) | Polled::Assigned(_) => continue,
-            };
-            let numbers: Vec<i32> = revoked.iter().map(|partition| partition.partition).collect();
-            self.forget(&numbers);
-            go_on("give up partitions", self.parts.consumer.revoke_done(&revoked))?;
-        }
+        let left = self.parts.consumer.leave(started + self.drain_timeout + LEAVE_TIMEOUT)?;
+        let numbers: Vec<i32> = left.iter().map(|partition| partition.partition).collect();
+        self.forget(&numbers);
         Ok(())
     }
 

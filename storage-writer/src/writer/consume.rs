@@ -414,23 +414,9 @@ impl Consume {
             tracing::warn!("not all rows could be stored before the deadline; they will be read again");
         }
         self.commit_sync();
-        self.consumer.begin_close()?;
-        while !self.consumer.is_closed() {
-            if started.elapsed() >= self.drain_timeout + KAFKA_TIMEOUT {
-                tracing::warn!(
-                    "Kafka did not let this writer leave its group in time; it will notice by itself"
-                );
-                break;
-            }
-            // Records that still come are read again by the next owner.
-            let revoked = match self.consumer.poll(1, POLL_TIMEOUT)? {
-                Polled::Revoked { partitions, .. } => partitions,
-                Polled::Idle | Polled::Records(_) | Polled::Assigned(_) => continue,
-            };
-            let numbers: Vec<i32> = revoked.iter().map(|partition| partition.partition).collect();
-            self.forget(&numbers);
-            go_on("give up partitions", self.consumer.revoke_done(&revoked))?;
-        }
+        let left = self.consumer.leave(started + self.drain_timeout + KAFKA_TIMEOUT)?;
+        let numbers: Vec<i32> = left.iter().map(|partition| partition.partition).collect();
+        self.forget(&numbers);
         let counts = self.consumer.commit_counts();
         self.metrics.commits(counts.done, counts.failed);
         self.metrics.buffered_bytes(0);

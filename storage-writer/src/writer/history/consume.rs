@@ -439,22 +439,8 @@ impl History {
         if !self.parts.abort.is_cancelled() {
             self.commit_sync();
         }
-        self.parts.consumer.begin_close()?;
-        while !self.parts.consumer.is_closed() {
-            if started.elapsed() >= self.parts.drain_timeout + KAFKA_TIMEOUT {
-                tracing::warn!(
-                    "Kafka did not let the reader of alerts leave its group; it will notice by itself"
-                );
-                break;
-            }
-            // Records that still come are read again by the next owner.
-            let revoked = match self.parts.consumer.poll(1, POLL_TIMEOUT)? {
-                Polled::Revoked { partitions, .. } => partitions,
-                Polled::Idle | Polled::Records(_) | Polled::Assigned(_) => continue,
-            };
-            self.forget(&revoked);
-            go_on("give up partitions", self.parts.consumer.revoke_done(&revoked))?;
-        }
+        let left = self.parts.consumer.leave(started + self.parts.drain_timeout + KAFKA_TIMEOUT)?;
+        self.forget(&left);
         Ok(())
     }
 }
