@@ -11,6 +11,7 @@ mod bystanders;
 mod chain;
 pub mod chaos;
 mod device;
+pub mod faults;
 mod process;
 mod reading;
 mod wait;

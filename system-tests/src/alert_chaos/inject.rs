@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::kind::Kind;
-use super::plan::Fault;
 use super::site::Site;
-use crate::chaos::hands::{Hands, Seen};
-use crate::chaos::node::Node;
-use crate::chaos::proxy::Cut;
+use crate::faults::hands::{Hands, Seen};
+use crate::faults::node::Node;
+use crate::faults::plan::Fault;
+use crate::faults::proxy::Cut;
 
 /// An alerter that joins has partitions within this time, and one that runs notices new rules; Kafka may be away, or the
 /// alerter stopped, for some of it.
@@ -19,10 +19,10 @@ const NOTICED: Duration = Duration::from_secs(90);
 const WRITE_AGAIN: Duration = Duration::from_secs(4);
 
 /// Does a fault from its beginning to its end.
-pub fn inject(site: &Site, fault: &Fault, cancel: &CancellationToken) -> Seen {
+pub(super) fn inject(site: &Site, fault: &Fault<Kind>, cancel: &CancellationToken) -> Seen {
     let hold = Duration::from_millis(fault.hold_ms);
     let hands = Hands { hold, cancel, unexpected: &site.unexpected };
-    let (alerter, network) = (&site.alerters[fault.alerter], &site.networks[fault.alerter]);
+    let (alerter, network) = (&site.alerters[fault.member], &site.networks[fault.member]);
     match fault.kind {
         Kind::KillAlerter => hands.kill(alerter),
         Kind::StopAlerter => hands.stop(alerter),

@@ -7,7 +7,6 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use fastrand::Rng;
 use parking_lot::Mutex;
@@ -15,14 +14,17 @@ use penstock_alerter::RuleSet;
 use penstock_devstack::{Kafka, KafkaListener, KafkaOptions, PortLease};
 use penstock_kafka::ClientSettings;
 use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 
-use super::kind::ALERTERS_MAX;
+use super::inject::inject;
+use super::kind::{ALERTERS_MAX, ALERTERS_MIN, KAFKA_STOP_MS_MAX, Kind};
 use super::load::{DELIVERY_TIMEOUT_MS, key};
-use super::plan::{ALERTERS_MIN, KAFKA_STOP_MS_MAX};
-use crate::chaos::node::Node;
-use crate::chaos::proxy::{Proxy, ProxyPort};
+use crate::faults::hands::Seen;
+use crate::faults::node::Node;
+use crate::faults::plan::Fault;
+use crate::faults::proxy::{Proxy, ProxyPort};
+use crate::faults::suite;
 
-const READY: Duration = Duration::from_secs(120);
 const RULES: &str = include_str!("rules.toml");
 /// Put before every topic.
 const PREFIX: &str = "alerts.";
@@ -145,7 +147,7 @@ impl Site {
         let unexpected = Mutex::new(Vec::new());
         let site = Self { alerters, networks, kafka, rules, unexpected, _ports: ports };
         site.alerters.iter().take(ALERTERS_MIN).for_each(Node::start);
-        site.wait_ready();
+        suite::Site::wait_ready(&site);
         site
     }
 
@@ -162,30 +164,29 @@ impl Site {
     pub const fn prefix(&self) -> &'static str {
         PREFIX
     }
+}
 
-    /// Ends whatever is left of faults, notes which processes have ended by themselves and starts them again; waits
-    /// until all are ready.
-    ///
-    /// # Panics
-    /// Where they do not become ready.
-    pub fn heal(&self) {
+impl suite::Site for Site {
+    type Kind = Kind;
+
+    fn nodes(&self) -> Vec<&Node> {
+        self.alerters.iter().collect()
+    }
+
+    fn unexpected(&self) -> &Mutex<Vec<String>> {
+        &self.unexpected
+    }
+
+    fn inject(&self, fault: &Fault<Kind>, cancel: &CancellationToken) -> Seen {
+        inject(self, fault, cancel)
+    }
+
+    fn heal_networks(&self) {
         self.networks.iter().for_each(Proxy::heal);
-        self.alerters.iter().for_each(|alerter| alerter.heal(&self.unexpected));
-        self.wait_ready();
     }
 
-    fn wait_ready(&self) {
-        self.alerters.iter().for_each(|alerter| alerter.wait_ready(READY));
-    }
-
-    /// The ends of all logs.
-    pub fn log_tails(&self, lines: usize) -> String {
-        let mut text = String::new();
-        let nodes = self.alerters.iter().map(|node| (node.name.as_str(), node.log_tail(lines)));
-        for (name, tail) in nodes.chain([("kafka", self.kafka.log_tail(lines))]) {
-            let _ = writeln!(text, "--- the end of the log of {name}\n{tail}");
-        }
-        text
+    fn server_logs(&self, lines: usize) -> Vec<(&'static str, String)> {
+        vec![("kafka", self.kafka.log_tail(lines))]
     }
 }
 

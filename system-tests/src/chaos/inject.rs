@@ -4,23 +4,23 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::hands::{Hands, Seen};
 use super::kind::{Kind, Link, Role};
-use super::node::Node;
-use super::plan::Fault;
-use super::proxy::Cut;
 use super::site::Site;
+use crate::faults::hands::{Hands, Seen};
+use crate::faults::node::Node;
+use crate::faults::plan::Fault;
+use crate::faults::proxy::Cut;
 use crate::process::Penstock;
 
 /// A writer that joins has partitions within this time; Kafka may be away for some of it.
 const ASSIGNED: Duration = Duration::from_secs(90);
 
 /// Does a fault from its beginning to its end.
-pub fn inject(site: &Site, fault: &Fault, cancel: &CancellationToken) -> Seen {
+pub(super) fn inject(site: &Site, fault: &Fault<Kind>, cancel: &CancellationToken) -> Seen {
     let hold = Duration::from_millis(fault.hold_ms);
     let hands = Hands { hold, cancel, unexpected: &site.unexpected };
-    let proxy = |link: Link| site.networks.of(link, fault.writer);
-    let (writer, stack) = (&site.writers[fault.writer], &site.chain.stack);
+    let proxy = |link: Link| site.networks.of(link, fault.member);
+    let (writer, stack) = (&site.writers[fault.member], &site.chain.stack);
     match fault.kind {
         Kind::Kill(Role::Gateway) => hands.kill(&site.gateway),
         Kind::Kill(Role::Writer) => hands.kill(writer),

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use penstock_devstack::{KafkaListener, Stack};
 
 use super::kind::{Link, WRITERS_MAX};
-use super::proxy::{Proxy, ProxyPort};
+use crate::faults::proxy::{Proxy, ProxyPort};
 
 /// Ports of the proxies: Kafka has to know them before there is anything to forward to.
 #[derive(Debug)]

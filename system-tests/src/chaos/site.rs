@@ -10,15 +10,19 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use penstock_devstack::{ClickHouseOptions, KafkaOptions, PortLease, Stack, StackOptions};
 use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 
-use super::kind::{Link, WRITERS_MAX};
+use super::inject::inject;
+use super::kind::{Kind, Link, WRITERS_AT_FIRST, WRITERS_MAX};
 use super::networks::{NetworkPorts, Networks};
-use super::node::Node;
-use super::plan::WRITERS_AT_FIRST;
 use crate::chain::Chain;
+use crate::faults::hands::Seen;
+use crate::faults::node::Node;
+use crate::faults::plan::Fault;
+use crate::faults::suite;
 use crate::wait::until;
 
-const READY: Duration = Duration::from_secs(120);
+const MERGED: Duration = Duration::from_secs(120);
 
 /// What every process is configured with beside addresses. Deadlines are shorter than the longer faults, so that what
 /// lies behind them happens, too: deliveries that time out, sessions that end, inserts whose outcome is unknown.
@@ -107,28 +111,8 @@ impl Site {
         };
         site.gateway.start();
         site.writers.iter().take(WRITERS_AT_FIRST).for_each(Node::start);
-        site.wait_ready();
+        suite::Site::wait_ready(&site);
         site
-    }
-
-    /// Every place for a Penstock process.
-    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
-        std::iter::once(&self.gateway).chain(&self.writers)
-    }
-
-    /// Ends whatever is left of faults, notes which processes have ended by themselves and starts them again; waits
-    /// until all are ready.
-    ///
-    /// # Panics
-    /// Where they do not become ready.
-    pub fn heal(&self) {
-        self.networks.heal();
-        self.nodes().for_each(|node| node.heal(&self.unexpected));
-        self.wait_ready();
-    }
-
-    fn wait_ready(&self) {
-        self.nodes().for_each(|node| node.wait_ready(READY));
     }
 
     /// Whether no writer holds rows that are not stored.
@@ -154,7 +138,7 @@ impl Site {
              AND table = 'readings' GROUP BY partition_id)",
             self.chain.database
         );
-        until("ClickHouse to have merged parts", READY, || {
+        until("ClickHouse to have merged parts", MERGED, || {
             let count = self.chain.stack.clickhouse.query(&parts).unwrap();
             count.trim().parse::<u64>().unwrap() < 200
         });
@@ -171,16 +155,29 @@ impl Site {
         let statement = format!("SYSTEM {word} MERGES {}.readings", self.chain.database);
         self.chain.stack.clickhouse.query(&statement)
     }
+}
 
-    /// The ends of all logs.
-    pub fn log_tails(&self, lines: usize) -> String {
-        let mut text = String::new();
-        let nodes = self.nodes().map(|node| (node.name.as_str(), node.log_tail(lines)));
-        let kafka = ("kafka", self.chain.stack.kafka.log_tail(lines));
-        let clickhouse = ("clickhouse", self.chain.stack.clickhouse.log_tail(lines));
-        for (name, tail) in nodes.chain([kafka, clickhouse]) {
-            text += &format!("--- the end of the log of {name}\n{tail}\n");
-        }
-        text
+impl suite::Site for Site {
+    type Kind = Kind;
+
+    fn nodes(&self) -> Vec<&Node> {
+        std::iter::once(&self.gateway).chain(&self.writers).collect()
+    }
+
+    fn unexpected(&self) -> &Mutex<Vec<String>> {
+        &self.unexpected
+    }
+
+    fn inject(&self, fault: &Fault<Kind>, cancel: &CancellationToken) -> Seen {
+        inject(self, fault, cancel)
+    }
+
+    fn heal_networks(&self) {
+        self.networks.heal();
+    }
+
+    fn server_logs(&self, lines: usize) -> Vec<(&'static str, String)> {
+        let stack = &self.chain.stack;
+        vec![("kafka", stack.kafka.log_tail(lines)), ("clickhouse", stack.clickhouse.log_tail(lines))]
     }
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::hands::Seen;
+use super::plan::{Fault, Kind};
 
 /// Faults by kind; every kind is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,10 +19,10 @@ struct Count {
     seen: u64,
 }
 
-impl<K: Ord + Copy> Tally<K> {
-    /// Nothing of these kinds yet.
-    pub fn new(kinds: Vec<K>) -> Self {
-        Self(kinds.into_iter().map(|kind| (kind, Count::default())).collect())
+impl<K: Kind> Tally<K> {
+    /// Nothing of any kind yet.
+    pub(super) fn new() -> Self {
+        Self(K::all().into_iter().map(|kind| (kind, Count::default())).collect())
     }
 
     /// Kinds of which no fault was seen to work.
@@ -37,7 +38,7 @@ impl<K: Ord + Copy> Tally<K> {
 }
 
 /// A line each, and one for all.
-impl<K: fmt::Display> fmt::Display for Tally<K> {
+impl<K: Kind> fmt::Display for Tally<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:<36} {:>8} {:>8}", "fault", "tried", "injected")?;
         let (mut tried, mut seen) = (0, 0);
@@ -55,17 +56,17 @@ pub struct Injecting<'t, K> {
     tally: Mutex<&'t mut Tally<K>>,
 }
 
-impl<'t, K: Ord + Copy> Injecting<'t, K> {
+impl<'t, K: Kind> Injecting<'t, K> {
     /// The round begins now.
     pub fn new(tally: &'t mut Tally<K>) -> Self {
         Self { began: Instant::now(), tally: Mutex::new(tally) }
     }
 
     /// A fault is over.
-    pub fn note(&self, kind: K, fault: &impl fmt::Display, seen: &Seen) {
+    pub fn note(&self, fault: &Fault<K>, seen: &Seen) {
         let over_s = self.began.elapsed().as_secs_f64();
         let mut tally = self.tally.lock();
-        tally.note(kind, seen.is_ok());
+        tally.note(fault.kind, seen.is_ok());
         match seen {
             Ok(seen) => println!("  {over_s:5.1} s {fault}: {seen}"),
             Err(why) => println!("  {over_s:5.1} s {fault}: WITHOUT EFFECT, {why}"),

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::node::Node;
+use super::plan::{Fault, Kind};
 use crate::wait::comes_to_hold;
 
 const SAMPLE_EVERY: Duration = Duration::from_millis(200);
@@ -16,22 +17,10 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(200);
 /// The most resident memory that was seen, by process.
 pub type Peaks = BTreeMap<String, u64>;
 
-/// When a fault begins, and what it is done to.
-pub trait Scheduled: Sync {
-    /// What a fault is done to.
-    type Target: Ord;
-
-    /// What this one is done to. Faults of one target come one after the other.
-    fn target(&self) -> Self::Target;
-
-    /// When, from the beginning of its round.
-    fn start_ms(&self) -> u64;
-}
-
 /// Does the faults of a round with `inject`. Returns when all are over.
-pub fn run<F: Scheduled>(faults: &[F], cancel: &CancellationToken, inject: impl Fn(&F) + Sync) {
+pub fn run<K: Kind>(faults: &[Fault<K>], cancel: &CancellationToken, inject: impl Fn(&Fault<K>) + Sync) {
     let began = Instant::now();
-    let mut targets: BTreeMap<F::Target, Vec<&F>> = BTreeMap::new();
+    let mut targets: BTreeMap<K::Target, Vec<&Fault<K>>> = BTreeMap::new();
     for fault in faults {
         targets.entry(fault.target()).or_default().push(fault);
     }
@@ -40,7 +29,7 @@ pub fn run<F: Scheduled>(faults: &[F], cancel: &CancellationToken, inject: impl 
         for faults in targets.into_values() {
             scope.spawn(move || {
                 for fault in faults {
-                    let due = began + Duration::from_millis(fault.start_ms());
+                    let due = began + Duration::from_millis(fault.start_ms);
                     let wait = due.saturating_duration_since(Instant::now());
                     comes_to_hold(wait, || cancel.is_cancelled(), || Instant::now() >= due);
                     if cancel.is_cancelled() {
@@ -54,8 +43,7 @@ pub fn run<F: Scheduled>(faults: &[F], cancel: &CancellationToken, inject: impl 
 }
 
 /// Does `work` and watches the memory of every process meanwhile.
-pub fn watch_memory<'n, T>(nodes: impl Iterator<Item = &'n Node>, work: impl FnOnce() -> T) -> (Peaks, T) {
-    let nodes: Vec<&Node> = nodes.collect();
+pub fn watch_memory<T>(nodes: &[&Node], work: impl FnOnce() -> T) -> (Peaks, T) {
     let over = CancellationToken::new();
     let peaks = Mutex::new(Peaks::new());
     let result = thread::scope(|scope| {
