@@ -1,7 +1,8 @@
 //! Compares the alerts in Kafka with what the readings in Kafka must have raised.
 //!
 //! The rules are applied to every reading from the first on, in the order of each partition, without any state that was
-//! saved. So it holds for rules that have not changed since the first reading, and while no reading has been deleted.
+//! saved. So it holds for rules that have not changed since the first reading. Where Kafka has deleted readings before they
+//! were looked at, nobody can say what the rest must have raised: of those partitions it only tells doubled alerts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -56,6 +57,16 @@ pub enum Breach {
     },
 }
 
+impl Breach {
+    /// The partition of readings whose being whole decides whether it is one; none if it is one in any case.
+    fn partition(&self) -> Option<i32> {
+        match self {
+            Self::Missing(alert) | Self::False(alert) => Some(alert.source_partition),
+            Self::Doubled(..) | Self::Unreadable { .. } => None,
+        }
+    }
+}
+
 impl fmt::Display for Breach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (what, alert) = match self {
@@ -87,6 +98,10 @@ pub struct Report {
     pub found: usize,
     /// What is wrong.
     pub breaches: Vec<Breach>,
+    /// Partitions of readings of which Kafka had deleted some before they were looked at.
+    pub partitions_cut: usize,
+    /// Alerts of those partitions that the readings which are left do not raise, or that are not there. No breaches.
+    pub unsure: usize,
 }
 
 impl Report {
@@ -101,7 +116,14 @@ impl Report {
     /// [`io::Error`] of `out`.
     pub fn print(&self, out: &mut dyn io::Write) -> io::Result<()> {
         self.breaches.iter().try_for_each(|breach| writeln!(out, "{breach}"))?;
-        let Self { readings, expected, found, breaches } = self;
+        let Self { readings, expected, found, breaches, partitions_cut, unsure } = self;
+        if *partitions_cut > 0 {
+            writeln!(
+                out,
+                "Kafka has deleted readings of {partitions_cut} partitions: only doubled alerts can be told there, and {unsure} \
+                 that differ are not counted"
+            )?;
+        }
         let verdict =
             if breaches.is_empty() { "each alert is there once" } else { "ALERTS ARE NOT AS THEY MUST BE" };
         writeln!(
@@ -137,6 +159,8 @@ pub struct Audit {
     must: BTreeMap<AlertKey, DeviceAlert>,
     found: BTreeMap<AlertKey, (DeviceAlert, usize)>,
     unreadable: Vec<Breach>,
+    /// Partitions of which readings were deleted before they were looked at.
+    cut: BTreeSet<i32>,
     /// Where topics have not been read yet, by topic and partition.
     next: BTreeMap<(&'static str, i32), i64>,
 }
@@ -153,6 +177,7 @@ impl Audit {
             must: BTreeMap::new(),
             found: BTreeMap::new(),
             unreadable: Vec::new(),
+            cut: BTreeSet::new(),
             next: BTreeMap::new(),
         }
     }
@@ -174,18 +199,26 @@ impl Audit {
         }
         let may: BTreeSet<AlertKey> =
             may.iter().map(|raised| key(&raised.alert, raised.low_battery)).collect();
-        let mut breaches = self.unreadable.clone();
         let missing = self.must.iter().filter(|(key, _)| !self.found.contains_key(key));
-        breaches.extend(missing.map(|(_, alert)| Breach::Missing(Box::new(alert.clone()))));
-        for (key, (alert, times)) in &self.found {
-            if !self.must.contains_key(key) && !may.contains(key) {
-                breaches.push(Breach::False(Box::new(alert.clone())));
-            } else if *times > 1 {
-                breaches.push(Breach::Doubled(Box::new(alert.clone()), *times));
+        let missing = missing.map(|(_, alert)| Breach::Missing(Box::new(alert.clone())));
+        let found = self.found.iter().filter_map(|(key, (alert, times))| {
+            if *times > 1 {
+                return Some(Breach::Doubled(Box::new(alert.clone()), *times));
             }
-        }
-        let found = self.found.values().map(|(_, times)| times).sum();
-        Ok(Report { readings: self.readings, expected: self.must.len(), found, breaches })
+            let is_false = !self.must.contains_key(key) && !may.contains(key);
+            is_false.then(|| Breach::False(Box::new(alert.clone())))
+        });
+        let (unsure, sure): (Vec<Breach>, Vec<Breach>) = missing
+            .chain(found)
+            .partition(|breach| breach.partition().is_some_and(|part| self.cut.contains(&part)));
+        Ok(Report {
+            readings: self.readings,
+            expected: self.must.len(),
+            found: self.found.values().map(|(_, times)| times).sum(),
+            breaches: self.unreadable.iter().cloned().chain(sure).collect(),
+            partitions_cut: self.cut.len(),
+            unsure: unsure.len(),
+        })
     }
 
     /// The alerts that were found so far, each once.
@@ -204,6 +237,10 @@ impl Audit {
         let next = |number| self.next.get(&(name, number)).copied().unwrap_or(0);
         let from = ScanFrom::Offsets((0..partitions).map(|number| (number, next(number))).collect());
         let mut scanner = Scanner::open(&self.client, &format!("{}{name}", self.prefix), &from, true)?;
+        if name == READINGS {
+            let is_cut = |(number, oldest): &(i32, i64)| *oldest > next(*number);
+            self.cut.extend(scanner.oldest().filter(is_cut).map(|(number, _)| number));
+        }
         while let Some(batch) = scanner.next_batch(RECORDS_MAX, TIMEOUT)? {
             for record in &batch {
                 self.next.insert((name, record.partition), record.offset + 1);

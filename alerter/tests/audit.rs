@@ -10,7 +10,7 @@ use penstock_alerter::audit::{Audit, Breach, Report};
 use penstock_devstack::{Kafka, KafkaOptions};
 use penstock_kafka::{Outgoing, Producer, ProducerSettings, receipt};
 use penstock_proto::alert_json::to_json;
-use penstock_proto::topics::DEVICE_ALERTS;
+use penstock_proto::topics::{DEVICE_ALERTS, READINGS};
 use penstock_service::Config;
 
 use support::{Alerter, Source, alerts, config, key, reading, settings, until};
@@ -73,4 +73,15 @@ async fn what_is_missing_doubled_false_or_no_alert_is_found() {
     assert_eq!(breaches.len(), 3, "{breaches:?}");
     assert!(breaches.contains(&Breach::False(never)), "{breaches:?}");
     assert!(breaches.iter().any(|breach| matches!(breach, Breach::Unreadable { .. })), "{breaches:?}");
+
+    // Whoever begins later does not know what the readings that are gone must have raised.
+    let topic = format!("{}{READINGS}", config.kafka.topic_prefix);
+    let partition = missing.source_partition;
+    tokio::task::block_in_place(|| kafka.delete_records(&topic, [(partition, 5)]).unwrap());
+    let mut later =
+        Audit::new(settings(&config), &config.kafka.topic_prefix, Arc::new(RuleSet::default_rules()));
+    let report = look(&mut later);
+    assert_eq!((report.readings, report.partitions_cut, report.unsure), (5, 1, 1), "{report:?}");
+    let [Breach::Unreadable { .. }, Breach::Doubled(..)] = &report.breaches[..] else { panic!("{report:?}") };
+    assert_eq!(look(&mut audit).breaches.len(), 3, "who has seen them knows it");
 }

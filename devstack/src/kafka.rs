@@ -11,7 +11,7 @@ use crate::ports::PortLease;
 use crate::probe;
 use crate::progress::Progress;
 use crate::server::{Launch, Server, Stopped};
-use crate::tools::JAVA;
+use crate::tools::{self, JAVA};
 use crate::workdir::{self, WorkDir};
 use crate::{KAFKA_ENV, cache};
 
@@ -258,26 +258,45 @@ impl Kafka {
         for partition in partitions {
             let partition = partition.to_string();
             let at = ["--topic", topic, "--partition", &partition];
-            let described = self.transactions_tool(&dist, "describe-producers", &at)?;
+            let tool = |command, more: &[&str]| {
+                let args = [&[command], &at[..], more].concat();
+                self.tool(&dist, "org.apache.kafka.tools.TransactionsCommand", &args)
+            };
+            let described = tool("describe-producers", &[])?;
             // The last column: where its open transaction begins.
             let starts = described.lines().filter_map(|line| line.split_whitespace().last());
             for start in starts.filter(|start| start.parse::<u64>().is_ok()) {
-                self.transactions_tool(&dist, "abort", &[&at[..], &["--start-offset", start]].concat())?;
-                aborted += 1;
+                // One that has ended by itself meanwhile cannot be aborted.
+                aborted += usize::from(tool("abort", &["--start-offset", start]).is_ok());
             }
         }
         Ok(aborted)
     }
 
-    fn transactions_tool(&self, dist: &KafkaDist, command: &str, args: &[&str]) -> Result<String> {
-        let java = JAVA.find()?;
-        let output = std::process::Command::new(&java)
-            .args(["-cp", &dist.class_path(), "org.apache.kafka.tools.TransactionsCommand"])
-            .args(["--bootstrap-server", &self.brokers(), command])
-            .args(args)
-            .output()
-            .map_err(Error::io("run", &java))?;
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    /// Deletes the records of a topic's partitions below these offsets, as retention would.
+    ///
+    /// # Errors
+    /// If Java or Kafka's tools are not there, or the tool fails.
+    pub fn delete_records(&self, topic: &str, below: impl IntoIterator<Item = (i32, i64)>) -> Result<()> {
+        let dist = KafkaDist::fetch(&cache::cache_dir(), &crate::Progress::default())?;
+        let partitions: Vec<_> = below
+            .into_iter()
+            .map(|(partition, offset)| {
+                serde_json::json!({"topic": topic, "partition": partition, "offset": offset})
+            })
+            .collect();
+        let dir = WorkDir::temporary()?;
+        let file = dir.path().join("offsets.json");
+        write(&file, &serde_json::json!({"partitions": partitions, "version": 1}).to_string())?;
+        let args = ["--offset-json-file", &file.to_string_lossy()];
+        self.tool(&dist, "org.apache.kafka.tools.DeleteRecordsCommand", &args).map(drop)
+    }
+
+    /// What one of Kafka's own tools prints.
+    fn tool(&self, dist: &KafkaDist, class: &str, args: &[&str]) -> Result<String> {
+        let mut command = std::process::Command::new(JAVA.find()?);
+        command.args(["-XX:TieredStopAtLevel=1", "-cp", &dist.class_path(), class]);
+        tools::run(command.args(["--bootstrap-server", &self.brokers()]).args(args))
     }
 
     fn server(&self, operation: &'static str) -> Result<&Server> {

@@ -40,8 +40,8 @@ impl Tool {
     }
 }
 
-/// Runs a program to its end; its output is shown only if it fails.
-pub(crate) fn run(command: &mut Command) -> Result<()> {
+/// Runs a program to its end and returns what it prints; if it fails its output is in the error.
+pub(crate) fn run(command: &mut Command) -> Result<String> {
     let line = std::iter::once(command.get_program())
         .chain(command.get_args())
         .map(|word| word.to_string_lossy().into_owned())
@@ -57,7 +57,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
         .output()
         .map_err(|e| failed("could not be run".into(), e.to_string()))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);

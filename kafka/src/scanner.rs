@@ -37,6 +37,8 @@ pub struct Scanner {
     messages: Messages,
     group: GroupClient,
     topic: Arc<str>,
+    /// The oldest offset of each partition when it was opened.
+    oldest: BTreeMap<i32, i64>,
     ends: Ends,
     last_error: Option<KafkaError>,
 }
@@ -80,7 +82,8 @@ impl Scanner {
             }
         }
         group.assign(&assignment)?;
-        Ok(Self { group, topic: name, messages: Messages::default(), ends, last_error: None })
+        let oldest = ranges.into_iter().map(|(partition, (low, _))| (partition, low)).collect();
+        Ok(Self { group, topic: name, messages: Messages::default(), oldest, ends, last_error: None })
     }
 
     /// The next records, at most `records_max`; `None` at the end. Waits for the first record at most `timeout`: the
@@ -143,6 +146,11 @@ impl Scanner {
     /// The latest error that librdkafka goes on after.
     pub const fn last_error(&self) -> Option<&KafkaError> {
         self.last_error.as_ref()
+    }
+
+    /// The partitions of the topic, and the oldest offset of each that was not deleted when the scan was opened.
+    pub fn oldest(&self) -> impl Iterator<Item = (i32, i64)> {
+        self.oldest.iter().map(|(partition, offset)| (*partition, *offset))
     }
 
     /// Partitions that are not read to their end yet, and the offsets at which they end.

@@ -364,27 +364,10 @@ async fn a_replay_that_is_interrupted_changes_nothing_and_cleans_up() {
 
 /// Has Kafka forget the records of every partition below what its middle is.
 fn forget_half(config: &Config, ranges: &[(u64, u64)]) -> Vec<u64> {
-    let kafka = format!("/proc/{}", stack().kafka.pid().expect("the devstack's own Kafka"));
-    let command = std::fs::read_to_string(format!("{kafka}/cmdline")).unwrap();
-    let classes = command.split('\0').skip_while(|arg| *arg != "-cp").nth(1).unwrap();
     let lows: Vec<u64> = ranges.iter().map(|(_, to)| to / 2).collect();
     let topic = format!("{}{}", config.kafka.topic_prefix, penstock_proto::topics::READINGS);
-    let partitions: Vec<_> = lows
-        .iter()
-        .enumerate()
-        .map(|(partition, low)| serde_json::json!({"topic": topic, "partition": partition, "offset": low}))
-        .collect();
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("offsets.json");
-    std::fs::write(&file, serde_json::json!({"partitions": partitions, "version": 1}).to_string()).unwrap();
-    let brokers = stack().kafka.brokers();
-    let deleted = std::process::Command::new(format!("{kafka}/exe"))
-        .args(["-cp", classes, "org.apache.kafka.tools.DeleteRecordsCommand", "--bootstrap-server", &brokers])
-        .arg("--offset-json-file")
-        .arg(&file)
-        .output()
-        .unwrap();
-    assert!(deleted.status.success(), "{deleted:?}");
+    let below = (0..).zip(lows.iter().map(|low| i64::try_from(*low).unwrap()));
+    stack().kafka.delete_records(&topic, below).unwrap();
     lows
 }
 

@@ -85,4 +85,5 @@ fn format_empty(dir: &Path, java: &Path) -> Result<()> {
     let mut command = Command::new(java);
     command.args(["-XX:TieredStopAtLevel=1", "-cp", &class_path(dir), "kafka.tools.StorageTool", "format"]);
     tools::run(command.args(["-t", "cGVuc3RvY2stZGV2c3RhYw", "-c"]).arg(&properties).current_dir(dir))
+        .map(drop)
 }
