@@ -13,15 +13,15 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike;
 use penstock_alerter::{Metrics, run};
 use penstock_devstack::{Jvm, Kafka, KafkaOptions};
-use penstock_kafka::{ClientSettings, Outgoing, Producer, ProducerSettings, SendError, receipt};
+use penstock_kafka::ClientSettings;
+use penstock_loadgen::feed::{Feed, numbered_key};
 use penstock_proto::topics::READINGS;
 use penstock_proto::v1::SensorReading;
 use penstock_service::Config;
 use penstock_service::admin::Readiness;
+use penstock_service::metrics::own_cpu_s;
 use prost::Message;
 use tokio_util::sync::CancellationToken;
 
@@ -54,7 +54,7 @@ async fn main() -> anyhow::Result<()> {
     };
     let shutdown = CancellationToken::new();
     let (_reloads, asked) = tokio::sync::watch::channel(0);
-    let (cpu, started) = (own_cpu_s()?, Instant::now());
+    let (cpu, started) = (own_cpu_s(), Instant::now());
     let stage = tokio::spawn(run(&config, metrics, &Readiness::new(), asked, shutdown.clone()));
     #[allow(clippy::cast_precision_loss, reason = "counts far below 2^52")]
     let wanted = readings as f64;
@@ -62,7 +62,7 @@ async fn main() -> anyhow::Result<()> {
         anyhow::ensure!(!stage.is_finished(), "the stage ended: {:?}", stage.await);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let (wall_s, cpu) = (started.elapsed().as_secs_f64(), own_cpu_s()? - cpu);
+    let (wall_s, cpu) = (started.elapsed().as_secs_f64(), own_cpu_s() - cpu);
     let state_bytes = value("penstock_alerts_state_bytes");
     let known = value("penstock_alerts_devices");
     shutdown.cancel();
@@ -90,39 +90,14 @@ async fn fill(config: &Config, readings: u64, devices: u64) -> anyhow::Result<()
     };
     let specs = penstock_kafka::topic_specs(&config.kafka.topic_prefix, -1);
     penstock_kafka::provision(&client, &specs, Duration::from_secs(30)).await?;
-    let settings =
-        ProducerSettings { linger_ms: 20, delivery_timeout_ms: 120_000, ..ProducerSettings::default() };
-    let producer = Producer::new(&client, &settings)?;
-    let topic = producer.topic(&format!("{}{READINGS}", config.kafka.topic_prefix))?;
-    let (all, delivered) = receipt();
+    let mut feed = Feed::new(&client, &format!("{}{READINGS}", config.kafka.topic_prefix))?;
     let mut random = fastrand::Rng::with_seed(7);
     for number in 0..readings {
         let (device, sequence) = (number % devices, number / devices);
         let payload = reading(sequence, &mut random).encode_to_vec();
-        let mut key = [0xbe; 16];
-        key[8..].copy_from_slice(&device.to_be_bytes());
-        loop {
-            let record = Outgoing {
-                topic: &topic,
-                key: Some(&key),
-                payload: &payload,
-                timestamp_ms: None,
-                headers: &[],
-                partition: None,
-            };
-            match producer.send(record, all.clone()) {
-                Ok(()) => break,
-                // Complete without an error in place of the record that comes again.
-                Err(SendError::QueueFull(completion)) => {
-                    completion.complete(Ok(()));
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-                Err(SendError::Permanent { error, .. }) => return Err(error.into()),
-            }
-        }
+        feed.send(Some(&numbered_key(device)), &payload, None)?;
     }
-    all.complete(Ok(()));
-    Ok(delivered.await?)
+    Ok(feed.delivered().await?)
 }
 
 /// Mostly ordinary weather, a reading every 10 s; one of a thousand is hot.
@@ -136,11 +111,4 @@ fn reading(sequence: u64, random: &mut fastrand::Rng) -> SensorReading {
         sequence,
         ..Default::default()
     }
-}
-
-/// User and system time of this process, in seconds.
-fn own_cpu_s() -> anyhow::Result<f64> {
-    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
-    let us = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
-    Ok(Duration::from_micros(us.unsigned_abs()).as_secs_f64())
 }

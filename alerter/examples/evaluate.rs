@@ -10,10 +10,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use nix::sys::resource::{UsageWho, getrusage};
 use penstock_alerter::{Engine, Reading, RuleSet};
 use penstock_proto::v1::SensorReading;
 use penstock_proto::{DeviceId, ReadingView};
+use penstock_service::metrics::own_cpu_s;
 use prost::Message as _;
 
 const PARTITIONS: usize = 48;
@@ -25,12 +25,6 @@ struct Made {
     device: DeviceId,
     received_ms: i64,
     payload: Vec<u8>,
-}
-
-fn cpu_us() -> Result<i64, Box<dyn Error>> {
-    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
-    let us = |time: nix::sys::time::TimeVal| time.tv_sec() * 1_000_000 + time.tv_usec();
-    Ok(us(usage.user_time()) + us(usage.system_time()))
 }
 
 /// Bytes of memory in use.
@@ -75,7 +69,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut engines: Vec<Engine> = (0..PARTITIONS)
         .map(|partition| Engine::new(Arc::clone(&rules), i32::try_from(partition).unwrap_or(0)))
         .collect();
-    let (before, mut cpu, mut raised, mut offset) = (resident()?, 0, 0, 0i64);
+    let (before, mut cpu, mut raised, mut offset) = (resident()?, 0.0, 0, 0i64);
     let (mut random, mut out, mut dirty) = (fastrand::Rng::with_seed(7), Vec::new(), Vec::new());
     let mut made = Vec::with_capacity(BATCH);
     for round in 0..rounds {
@@ -84,7 +78,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             made.extend(
                 (first..devices.min(first + BATCH)).map(|number| (number, make(number, round, &mut random))),
             );
-            let start = cpu_us()?;
+            let start = own_cpu_s();
             for (number, made) in &made {
                 let view = ReadingView::decode(&made.payload)?;
                 offset += 1;
@@ -95,7 +89,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                     engine.reading(&reading, &mut out);
                 }
             }
-            cpu += cpu_us()? - start;
+            cpu += own_cpu_s() - start;
             raised += out.len();
             out.clear();
         }
@@ -108,10 +102,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let evaluations: u64 = engines.iter().map(|engine| engine.counts().evaluations).sum();
     let bytes: usize = engines.iter().map(Engine::bytes).sum();
     let known: usize = engines.iter().map(Engine::devices).sum();
-    let seconds = cpu.max(1) as f64 / 1e6;
     println!("rules {}  devices {known}  readings {offset}  alerts {raised}", rules.rules().len());
-    println!("rule evaluations per CPU second {:.0}", evaluations as f64 / seconds);
-    println!("microseconds per reading {:.2}", cpu as f64 / offset.max(1) as f64);
+    println!("rule evaluations per CPU second {:.0}", evaluations as f64 / cpu);
+    println!("microseconds per reading {:.2}", cpu * 1e6 / offset.max(1) as f64);
     println!("bytes per device, estimated {:.0}", bytes as f64 / known.max(1) as f64);
     let grown = resident()?.saturating_sub(before);
     println!("bytes per device, resident {:.0}", grown as f64 / known.max(1) as f64);

@@ -1,5 +1,5 @@
 //! A virtual fleet with a ledger of acknowledgements, a verifier that compares the ledger with what is stored, and a
-//! report; and a raw client for benchmarks.
+//! report; a raw client for benchmarks, and a feed of records straight into Kafka for what comes behind the gateway.
 //!
 //! This crate is a client of Penstock like any other: it never looks into the gateway or the writer, only at what they
 //! promise to devices, to Kafka's readers and to ClickHouse's.
@@ -9,6 +9,7 @@ pub mod blast;
 pub mod cli;
 mod clock;
 mod device;
+pub mod feed;
 mod fleet;
 mod generator;
 mod ledger;

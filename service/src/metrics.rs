@@ -10,6 +10,8 @@ use std::ops::{Deref, DerefMut};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::info::Info;
 
+pub use self::process::own_cpu_s;
+
 /// Media type of [`Registry::encode`]: the OpenMetrics text format, which Prometheus reads since 2.5.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 

@@ -13,15 +13,15 @@
 
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike;
 use penstock_devstack::{Jvm, KafkaOptions, Stack, StackOptions};
-use penstock_kafka::{ClientSettings, Outgoing, Producer, ProducerSettings, SendError, receipt};
+use penstock_kafka::ClientSettings;
+use penstock_loadgen::feed::{Feed, numbered_key};
 use penstock_proto::topics::READINGS;
 use penstock_proto::v1::SensorReading;
 use penstock_service::Config;
 use penstock_service::admin::Readiness;
 use penstock_service::config::StorageGuarantee;
+use penstock_service::metrics::own_cpu_s;
 use penstock_storage_writer::{Metrics, run};
 use prost::Message;
 use tokio_util::sync::CancellationToken;
@@ -64,7 +64,7 @@ async fn main() -> anyhow::Result<()> {
     let mut registry = prometheus_client::registry::Registry::default();
     let metrics = Metrics::register(&mut registry);
     let shutdown = CancellationToken::new();
-    let (cpu, clickhouse_cpu, started) = (own_cpu_s()?, cpu_s(stack.clickhouse.pid()), Instant::now());
+    let (cpu, clickhouse_cpu, started) = (own_cpu_s(), cpu_s(stack.clickhouse.pid()), Instant::now());
     let writer = tokio::spawn(run(&config, metrics.clone(), &Readiness::new(), shutdown.clone()));
     let mut first_row = None;
     while metrics.rows() < readings {
@@ -74,7 +74,7 @@ async fn main() -> anyhow::Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let (wall_s, cpu) = (started.elapsed().as_secs_f64(), own_cpu_s()? - cpu);
+    let (wall_s, cpu) = (started.elapsed().as_secs_f64(), own_cpu_s() - cpu);
     let clickhouse_cpu = cpu_s(stack.clickhouse.pid()) - clickhouse_cpu;
     let storing_s = first_row.map_or(wall_s, |first| first.elapsed().as_secs_f64());
     shutdown.cancel();
@@ -107,40 +107,15 @@ async fn fill(config: &Config, readings: u64, devices: u64, metrics: u64) -> any
     };
     let specs = penstock_kafka::topic_specs(&config.kafka.topic_prefix, -1);
     penstock_kafka::provision(&client, &specs, Duration::from_secs(30)).await?;
-    let settings =
-        ProducerSettings { linger_ms: 20, delivery_timeout_ms: 120_000, ..ProducerSettings::default() };
-    let producer = Producer::new(&client, &settings)?;
-    let topic = producer.topic(&format!("{}{READINGS}", config.kafka.topic_prefix))?;
-    let (all, delivered) = receipt();
+    let mut feed = Feed::new(&client, &format!("{}{READINGS}", config.kafka.topic_prefix))?;
     let mut random = 0x9e37_79b9_7f4a_7c15u64;
     for number in 0..readings {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let (device, sequence) = (number % devices, number / devices);
         let payload = reading(sequence, random, metrics).encode_to_vec();
-        let mut key = [0xbe; 16];
-        key[8..].copy_from_slice(&device.to_be_bytes());
-        loop {
-            let record = Outgoing {
-                topic: &topic,
-                key: Some(&key),
-                payload: &payload,
-                timestamp_ms: None,
-                headers: &[],
-                partition: None,
-            };
-            match producer.send(record, all.clone()) {
-                Ok(()) => break,
-                // Complete without an error in place of the record that comes again.
-                Err(SendError::QueueFull(completion)) => {
-                    completion.complete(Ok(()));
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-                Err(SendError::Permanent { error, .. }) => return Err(error.into()),
-            }
-        }
+        feed.send(Some(&numbered_key(device)), &payload, None)?;
     }
-    all.complete(Ok(()));
-    Ok(delivered.await?)
+    Ok(feed.delivered().await?)
 }
 
 /// A reading as fleets send it: some 40 bytes, and 16 more for each metric.
@@ -156,13 +131,6 @@ fn reading(sequence: u64, random: u64, metrics: u64) -> SensorReading {
         metrics: (0..metrics).map(|i| (format!("metric_{i}"), f64::from(noise(32)))).collect(),
         ..Default::default()
     }
-}
-
-/// User and system time of this process, in seconds.
-fn own_cpu_s() -> anyhow::Result<f64> {
-    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
-    let us = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
-    Ok(Duration::from_micros(us.unsigned_abs()).as_secs_f64())
 }
 
 /// User and system time of another process, in seconds; 0 if it cannot be read.

@@ -9,10 +9,8 @@ use std::time::{Duration, Instant};
 use penstock_alerter::audit::{Report, audit};
 use penstock_alerter::{AlerterError, Metrics, RuleSet, run};
 use penstock_devstack::Kafka;
-use penstock_kafka::{
-    ClientSettings, Completion, Outgoing, Producer, ProducerSettings, Receipt, ScanFrom, Scanner, SendError,
-    receipt,
-};
+use penstock_kafka::{ClientSettings, ScanFrom, Scanner};
+use penstock_loadgen::feed::Feed;
 use penstock_proto::alert_json::from_json;
 use penstock_proto::topics::{DEVICE_ALERTS, LOW_BATTERY, READINGS};
 use penstock_proto::v1::{DeviceAlert, SensorReading};
@@ -112,17 +110,12 @@ impl Alerter {
 }
 
 /// Puts records where the stage reads them.
-pub struct Source {
-    producer: Producer,
-    topic: penstock_kafka::Topic,
-    receipts: Vec<Receipt>,
-}
+pub struct Source(Feed);
 
 impl Source {
     pub fn new(config: &Config) -> Self {
-        let producer = Producer::new(&settings(config), &ProducerSettings::default()).unwrap();
-        let topic = producer.topic(&format!("{}{READINGS}", config.kafka.topic_prefix)).unwrap();
-        Self { producer, topic, receipts: Vec::new() }
+        let topic = format!("{}{READINGS}", config.kafka.topic_prefix);
+        Self(Feed::new(&settings(config), &topic).unwrap())
     }
 
     /// Sends a reading of a device.
@@ -132,21 +125,12 @@ impl Source {
 
     /// Sends a record as it is.
     pub fn record(&mut self, key: Option<&[u8]>, payload: &[u8], timestamp_ms: Option<i64>) {
-        let record =
-            Outgoing { topic: &self.topic, key, payload, timestamp_ms, headers: &[], partition: None };
-        let (completion, receipt): (Completion, Receipt) = receipt();
-        match self.producer.send(record, completion) {
-            Ok(()) => self.receipts.push(receipt),
-            Err(SendError::QueueFull(_)) => panic!("the test sends too much at once"),
-            Err(SendError::Permanent { error, .. }) => panic!("{error}"),
-        }
+        self.0.send(key, payload, timestamp_ms).unwrap();
     }
 
     /// Waits until Kafka has everything that was sent.
     pub async fn delivered(&mut self) {
-        for receipt in self.receipts.drain(..) {
-            receipt.await.expect("Kafka takes the record");
-        }
+        self.0.delivered().await.expect("Kafka takes the records");
     }
 }
 

@@ -58,6 +58,11 @@ fn put(
     metric.encode(encoder.encode_descriptor(&name, help, None, metric.metric_type())?)
 }
 
+/// User and system time of this process, in seconds; 0 if it cannot be read.
+pub fn own_cpu_s() -> f64 {
+    cpu_seconds().unwrap_or(0.0)
+}
+
 /// Finer than the 10 ms of `/proc/self/stat`, which counts when CPU time per reading is measured.
 fn cpu_seconds() -> Option<f64> {
     let usage = getrusage(UsageWho::RUSAGE_SELF).ok()?;

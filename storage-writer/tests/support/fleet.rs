@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use penstock_devstack::{ClickHouse, Kafka};
-use penstock_kafka::{
-    ClientSettings, Completion, Outgoing, Producer, ProducerSettings, Receipt, ScanFrom, Scanner, SendError,
-    receipt,
-};
+use penstock_kafka::{ClientSettings, ScanFrom, Scanner};
+use penstock_loadgen::feed::Feed;
 use penstock_proto::topics::{READINGS, STORAGE_FAILURES};
 use penstock_proto::v1::SensorReading;
 use penstock_service::Config;
@@ -105,17 +103,12 @@ impl Writer {
 }
 
 /// Puts records where the writer reads them.
-pub struct Source {
-    producer: Producer,
-    topic: penstock_kafka::Topic,
-    receipts: Vec<Receipt>,
-}
+pub struct Source(Feed);
 
 impl Source {
     pub fn new(config: &Config) -> Self {
-        let producer = Producer::new(&settings(config), &ProducerSettings::default()).unwrap();
-        let topic = producer.topic(&format!("{}{READINGS}", config.kafka.topic_prefix)).unwrap();
-        Self { producer, topic, receipts: Vec::new() }
+        let topic = format!("{}{READINGS}", config.kafka.topic_prefix);
+        Self(Feed::new(&settings(config), &topic).unwrap())
     }
 
     /// Sends a reading of a device.
@@ -132,21 +125,12 @@ impl Source {
 
     /// Sends a record as it is.
     pub fn record(&mut self, key: Option<&[u8]>, payload: &[u8]) {
-        let record =
-            Outgoing { topic: &self.topic, key, payload, timestamp_ms: None, headers: &[], partition: None };
-        let (completion, receipt): (Completion, Receipt) = receipt();
-        match self.producer.send(record, completion) {
-            Ok(()) => self.receipts.push(receipt),
-            Err(SendError::QueueFull(_)) => panic!("the test sends too much at once"),
-            Err(SendError::Permanent { error, .. }) => panic!("{error}"),
-        }
+        self.0.send(key, payload, None).unwrap();
     }
 
     /// Waits until Kafka has everything that was sent.
     pub async fn delivered(&mut self) {
-        for receipt in self.receipts.drain(..) {
-            receipt.await.expect("Kafka takes the record");
-        }
+        self.0.delivered().await.expect("Kafka takes the records");
     }
 }
 
