@@ -250,11 +250,14 @@ fn a_replay_that_is_interrupted_says_so_and_goes_on_when_run_again() {
 fn of_two_replays_at_once_the_second_takes_over_and_each_letter_is_published_once() {
     let world = with_letters(MANY);
     let marks = world.watcher(DEAD_LETTERS_HANDLED, 6);
-    let first = world.spawn(&["dlq", "replay", "--yes"]);
+    let mut first = world.spawn(&["dlq", "replay", "--yes"]);
     until("some letters are replayed", || marks() >= i64::from(MANY) / 10);
+    // Both are at work, however slow the second one is to start.
+    first.signal(Signal::SIGSTOP);
     let (code, second) = world.json(&["dlq", "replay", "--yes", "--json"]);
     assert_eq!(code, 0);
     assert!(second["done"].as_u64().unwrap() > 0, "the first was through before: more letters are needed");
+    first.signal(Signal::SIGCONT);
     let (code, _, err) = first.end();
     assert!(code == 1 && err.contains("has taken over"), "{err}");
     assert_each_once(&world, MANY);
