@@ -7,11 +7,12 @@ use csv::{ReaderBuilder, StringRecord};
 use jiff::Timestamp;
 use penstock_proto::v1::{AlertState, DeviceAlert, SensorReading};
 use penstock_proto::{DeviceId, Limits, check_reading};
+use penstock_service::suggest::closest;
 use prost::Message as _;
 use serde::Serialize;
 
 use crate::engine::{Engine, Raised, Reading};
-use crate::rules::{MetricName, RuleSet, RulesError, closest, severity_name};
+use crate::rules::{MetricName, RuleSet, RulesError, severity_name};
 use crate::table::columns;
 use crate::text::rfc3339;
 

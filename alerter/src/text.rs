@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
+use penstock_service::suggest::closest;
 
 /// Bytes of a template at most.
 pub(crate) const BYTES_MAX: usize = 2048;
@@ -137,7 +138,7 @@ fn field(name: &str) -> Result<Field, String> {
     }
     let shown: String = name.chars().take(40).collect();
     let known = FIELDS.iter().map(|(known, _)| *known);
-    Err(match super::rules::closest(name, known.clone()) {
+    Err(match closest(name, known.clone()) {
         Some(meant) => format!("has an unknown placeholder {{{shown}}}; did you mean {{{meant}}}?"),
         None => {
             let all: Vec<String> = known.map(|known| format!("{{{known}}}")).collect();

@@ -11,6 +11,7 @@ pub mod health;
 pub mod http;
 pub mod metrics;
 pub mod shutdown;
+pub mod suggest;
 pub mod telemetry;
 pub mod thread;
 pub mod waiting;

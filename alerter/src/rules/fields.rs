@@ -1,9 +1,9 @@
 //! Reads the keys of one table of the rules file and notes what is wrong with them, with the line. Pure.
 
+use penstock_service::suggest::closest;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::closest;
 use super::duration;
 use super::error::RulesError;
 

@@ -317,19 +317,5 @@ pub(crate) const fn severity_name(severity: AlertSeverity) -> &'static str {
     }
 }
 
-/// The candidate that was probably meant by `unknown`, if one is close enough; `_` and `-` count as the same.
-pub(crate) fn closest<'c>(unknown: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
-    if unknown.len() > 128 {
-        return None;
-    }
-    let squash = |text: &str| text.to_ascii_lowercase().replace('-', "_");
-    let wanted = squash(unknown);
-    candidates
-        .map(|candidate| (strsim::osa_distance(&wanted, &squash(candidate)), candidate))
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 5)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
-}
-
 #[cfg(test)]
 mod tests;

@@ -6,15 +6,14 @@ use std::sync::Arc;
 
 use penstock_proto::DeviceId;
 use penstock_proto::v1::AlertSeverity;
+use penstock_service::suggest::closest;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::compile::Flapping;
 use super::error::RulesError;
 use super::fields::{Fields, Report};
-use super::{
-    COUNT_MAX, FLIPS_MAX, Kind, M_MAX, MetricName, Modifiers, RULES_MAX, Rule, Scope, Side, closest, group,
-};
+use super::{COUNT_MAX, FLIPS_MAX, Kind, M_MAX, MetricName, Modifiers, RULES_MAX, Rule, Scope, Side, group};
 use crate::text::Template;
 
 const KINDS: [&str; 7] =

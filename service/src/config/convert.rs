@@ -8,7 +8,7 @@ use toml::de::DeValue;
 
 use super::properties;
 use super::section::{Key, Kind};
-use super::suggest::closest;
+use crate::suggest::closest;
 
 /// More of a found value is not repeated in an error.
 const FOUND_CHARS_MAX: usize = 64;

@@ -2,7 +2,7 @@
 //! Reads none of them by itself, except in [`environment`].
 
 use super::section::{Kind, Schema};
-use super::suggest::closest;
+use crate::suggest::closest;
 
 const PREFIX: &str = "PENSTOCK_";
 

@@ -14,7 +14,7 @@ use super::environment;
 use super::error::{ConfigError, ConfigErrors, Origin};
 use super::section::{Key, Kind, Schema, join};
 use super::sections::Config;
-use super::suggest::closest;
+use crate::suggest::closest;
 
 /// What the layers said so far. A value that was refused leaves its key as it was.
 pub(crate) struct Merge<'s> {

@@ -13,7 +13,6 @@ mod render;
 mod secret;
 mod section;
 mod sections;
-mod suggest;
 mod validate;
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::convert::{quote, refusal};
 use super::properties;
 use super::section::{Kind, Node, Schema};
 use super::sections::{Alerts, Bridge, ClickHouse, Config, Gateway, Kafka, Notify, Telemetry, Writer};
-use super::suggest::closest;
+use crate::suggest::closest;
 use crate::telemetry::parse_filter;
 
 /// Longest name that Kafka takes for a topic, in bytes.

@@ -1,4 +1,4 @@
-//! "Did you mean …?" Pure.
+//! "Did you mean …?", for keys and names that are not known. Pure.
 
 /// Nobody types longer keys, and the distance of long texts is dear.
 const CHARS_MAX: usize = 128;
@@ -7,7 +7,7 @@ const CHARS_MAX: usize = 128;
 ///
 /// The separators `.`, `_` and `-` count as the same. The right last part in the wrong section is close
 /// enough.
-pub(crate) fn closest<'c>(unknown: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
+pub fn closest<'c>(unknown: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
     if unknown.chars().count() > CHARS_MAX {
         return None;
     }
