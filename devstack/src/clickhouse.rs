@@ -3,23 +3,19 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
 use crate::dist;
 use crate::error::{Error, Result};
 use crate::host_command::HostCommand;
+use crate::managed::{Managed, Ports};
 use crate::ports::PortLease;
 use crate::probe;
 use crate::progress::Progress;
-use crate::server::{Launch, Server, Stopped};
-use crate::workdir::{self, WorkDir};
+use crate::server::Launch;
+use crate::workdir;
 use crate::{CLICKHOUSE_ENV, cache};
 
 const NAME: &str = "ClickHouse";
-const PORT_ATTEMPTS_MAX: u32 = 3;
-const BIND_FAILURE: &str = "Address already in use";
-const STOP_LIMIT: Duration = Duration::from_secs(20);
 
 /// How to start a ClickHouse.
 #[derive(Debug, Clone)]
@@ -51,7 +47,7 @@ impl Default for ClickHouseOptions {
 
 /// The two ports of a server.
 #[derive(Debug)]
-pub(crate) struct ClickHousePorts {
+pub struct ClickHousePorts {
     pub(crate) http: PortLease,
     pub(crate) native: PortLease,
 }
@@ -63,18 +59,17 @@ impl ClickHousePorts {
     }
 }
 
-/// A ClickHouse: a child process which is killed when the last clone of this handle is dropped or this process
-/// ends, or one of the user's ([`CLICKHOUSE_ENV`]), which is never touched. Methods block: from async code call
-/// them in `tokio::task::spawn_blocking`, with a clone.
-#[derive(Debug, Clone)]
-pub struct ClickHouse(Arc<Inner>);
+impl Ports for ClickHousePorts {
+    const NAME: &'static str = NAME;
+    const ENV: &'static str = CLICKHOUSE_ENV;
 
-#[derive(Debug)]
-enum Inner {
-    // The server comes first: it is killed before its directory is removed and its ports are given back.
-    Ours { server: Box<Server>, ports: ClickHousePorts, dir: WorkDir },
-    External { url: String },
+    fn probe(address: &str) -> Result<(), String> {
+        probe::clickhouse(address.trim_end_matches('/'))
+    }
 }
+
+/// A ClickHouse of our own, or the one of the user's that [`CLICKHOUSE_ENV`] names.
+pub type ClickHouse = Managed<ClickHousePorts>;
 
 impl ClickHouse {
     /// Starts a ClickHouse on free ports and waits until it is ready; or takes the one named by [`CLICKHOUSE_ENV`].
@@ -82,10 +77,13 @@ impl ClickHouse {
     /// # Errors
     /// If it cannot be fetched, started, or does not get ready; the text has the end of its log.
     pub fn start(options: &ClickHouseOptions) -> Result<Self> {
-        match std::env::var(CLICKHOUSE_ENV) {
-            Ok(url) if !url.is_empty() => Self::external(url),
-            _ => Self::start_own(options),
+        if let Some(clickhouse) = Self::of_the_user()? {
+            return Ok(clickhouse);
         }
+        let library = dist::clickhouse::fetch(&cache::cache_dir(), &options.progress)?;
+        let host = host(options)?;
+        let launch = |dir: &Path, ports: &ClickHousePorts| launch(&library, &host, dir, ports, options);
+        Self::start_own(options.dir.as_deref(), &options.progress, ClickHousePorts::free, launch)
     }
 
     /// A ClickHouse of the user's, at `http://[user:password@]host:port`. It must answer; it is never signalled.
@@ -93,57 +91,22 @@ impl ClickHouse {
     /// # Errors
     /// If it does not answer.
     pub fn external(url: impl Into<String>) -> Result<Self> {
-        let url = url.into();
-        let url = url.trim_end_matches('/').to_owned();
-        probe::clickhouse(&url).map_err(|why| Error::Config {
-            what: CLICKHOUSE_ENV,
-            value: url.clone(),
-            why,
-        })?;
-        Ok(Self(Arc::new(Inner::External { url })))
-    }
-
-    fn start_own(options: &ClickHouseOptions) -> Result<Self> {
-        let library = dist::clickhouse::fetch(&cache::cache_dir(), &options.progress)?;
-        let host = host(options)?;
-        let mut attempt = 1;
-        loop {
-            let dir = match &options.dir {
-                Some(dir) => WorkDir::kept(dir)?,
-                None => WorkDir::temporary()?,
-            };
-            let ports = ClickHousePorts::free()?;
-            match Server::start(launch(&library, &host, dir.path(), &ports, options)?) {
-                Ok(server) => {
-                    return Ok(Self(Arc::new(Inner::Ours { server: Box::new(server), ports, dir })));
-                }
-                Err(Error::Exited { log, .. })
-                    if log.contains(BIND_FAILURE) && attempt < PORT_ATTEMPTS_MAX =>
-                {
-                    options.progress.say("ClickHouse met a taken port; trying others");
-                    attempt += 1;
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        Self::at(url.into())
     }
 
     /// `http://host:port`, without a slash at its end.
     #[must_use]
     pub fn http_url(&self) -> String {
-        match &*self.0 {
-            Inner::Ours { ports, .. } => format!("http://127.0.0.1:{}", ports.http.port()),
-            Inner::External { url } => url.clone(),
+        match self.place() {
+            Ok(ports) => format!("http://127.0.0.1:{}", ports.http.port()),
+            Err(url) => url.trim_end_matches('/').to_owned(),
         }
     }
 
     /// Port of the native protocol on 127.0.0.1; none if it is the user's.
     #[must_use]
     pub fn native_port(&self) -> Option<u16> {
-        match &*self.0 {
-            Inner::Ours { ports, .. } => Some(ports.native.port()),
-            Inner::External { .. } => None,
-        }
+        self.place().ok().map(|ports| ports.native.port())
     }
 
     /// Runs one statement over HTTP and gives the answer's body (at most 4 MiB, TabSeparated unless the statement
@@ -153,85 +116,6 @@ impl ClickHouse {
     /// The status and the server's message.
     pub fn query(&self, sql: &str) -> Result<String, String> {
         probe::query(&self.http_url(), sql)
-    }
-
-    /// Process id; none if it does not run or is the user's.
-    #[must_use]
-    pub fn pid(&self) -> Option<i32> {
-        self.server("ask for").ok().and_then(Server::pid)
-    }
-
-    /// Whether the process runs (paused counts). For the user's: whether it answers.
-    #[must_use]
-    pub fn is_running(&self) -> bool {
-        match &*self.0 {
-            Inner::Ours { server, .. } => server.is_running(),
-            Inner::External { url } => probe::clickhouse(url).is_ok(),
-        }
-    }
-
-    /// Directory of data, configuration and log; none if it is the user's.
-    #[must_use]
-    pub fn dir(&self) -> Option<&Path> {
-        match &*self.0 {
-            Inner::Ours { dir, .. } => Some(dir.path()),
-            Inner::External { .. } => None,
-        }
-    }
-
-    /// The last `lines` lines of what it printed and of its log; empty if it is the user's.
-    #[must_use]
-    pub fn log_tail(&self, lines: usize) -> String {
-        self.server("read").map(|server| server.launch().log_tail(lines)).unwrap_or_default()
-    }
-
-    /// SIGKILL. When this returns the process is gone; its data stays for [`ClickHouse::restart`].
-    ///
-    /// # Errors
-    /// [`Error::NotOurs`], [`Error::NotRunning`].
-    pub fn kill_9(&self) -> Result<()> {
-        self.server("kill")?.kill_9()
-    }
-
-    /// SIGSTOP. When this returns the process has stopped: connections stay open and nothing answers.
-    ///
-    /// # Errors
-    /// [`Error::NotOurs`], [`Error::NotRunning`], [`Error::Signal`].
-    pub fn pause(&self) -> Result<()> {
-        self.server("pause")?.pause()
-    }
-
-    /// SIGCONT.
-    ///
-    /// # Errors
-    /// [`Error::NotOurs`], [`Error::NotRunning`], [`Error::Signal`].
-    pub fn resume(&self) -> Result<()> {
-        self.server("resume")?.resume()
-    }
-
-    /// SIGTERM, and SIGKILL if it still runs after 20 s.
-    ///
-    /// # Errors
-    /// [`Error::NotOurs`].
-    pub fn stop(&self) -> Result<Stopped> {
-        Ok(self.server("stop")?.stop(STOP_LIMIT))
-    }
-
-    /// Starts it again on the same ports and data, and waits until it is ready; one that runs is stopped first.
-    ///
-    /// # Errors
-    /// [`Error::NotOurs`], or as [`ClickHouse::start`].
-    pub fn restart(&self) -> Result<()> {
-        self.server("restart")?.restart(STOP_LIMIT)
-    }
-
-    fn server(&self, operation: &'static str) -> Result<&Server> {
-        match &*self.0 {
-            Inner::Ours { server, .. } => Ok(server),
-            Inner::External { .. } => {
-                Err(Error::NotOurs { server: NAME, operation, given_by: CLICKHOUSE_ENV })
-            }
-        }
     }
 }
 

@@ -2,24 +2,20 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
 use crate::dist::kafka::KafkaDist;
 use crate::error::{Error, Result};
+use crate::managed::{Managed, Ports};
 use crate::ports::PortLease;
 use crate::probe;
 use crate::progress::Progress;
-use crate::server::{Launch, Server, Stopped};
+use crate::server::Launch;
 use crate::tools::{self, JAVA};
 use crate::workdir::{self, WorkDir};
 use crate::{KAFKA_ENV, cache};
 
 const NAME: &str = "Kafka";
-/// Two processes may still meet on a port (a program that is not ours binds it between our look and Kafka's bind).
-const PORT_ATTEMPTS_MAX: u32 = 3;
-const BIND_FAILURE: &str = "Address already in use";
-const STOP_LIMIT: Duration = Duration::from_secs(20);
+const TRANSACTIONS: &str = "org.apache.kafka.tools.TransactionsCommand";
 
 /// What the Java virtual machine is tuned for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -73,34 +69,34 @@ pub struct KafkaListener {
 
 /// The ports of a node.
 #[derive(Debug)]
-pub(crate) struct KafkaPorts {
+pub struct KafkaPorts {
     pub(crate) broker: PortLease,
     pub(crate) controller: PortLease,
-    /// One for each of [`KafkaOptions::listeners`].
-    pub(crate) listeners: Vec<PortLease>,
+    /// Listeners of [`KafkaOptions::listeners`], and where they listen themselves.
+    pub(crate) listeners: Vec<(KafkaListener, PortLease)>,
 }
 
 impl KafkaPorts {
-    pub(crate) fn free(listeners: usize) -> Result<Self> {
+    pub(crate) fn free(listeners: &[KafkaListener]) -> Result<Self> {
         let locks = workdir::port_locks();
         let free = || PortLease::free(&locks);
-        let listeners = (0..listeners).map(|_| free()).collect::<Result<_>>()?;
+        let listeners =
+            listeners.iter().map(|listener| Ok((listener.clone(), free()?))).collect::<Result<_>>()?;
         Ok(Self { broker: free()?, controller: free()?, listeners })
     }
 }
 
-/// A Kafka: a child process which is killed when the last clone of this handle is dropped or this process ends,
-/// or one of the user's ([`KAFKA_ENV`]), which is never touched. Methods block: from async code call them in
-/// `tokio::task::spawn_blocking`, with a clone.
-#[derive(Debug, Clone)]
-pub struct Kafka(Arc<Inner>);
+impl Ports for KafkaPorts {
+    const NAME: &'static str = NAME;
+    const ENV: &'static str = KAFKA_ENV;
 
-#[derive(Debug)]
-enum Inner {
-    // The server comes first: it is killed before its directory is removed and its ports are given back.
-    Ours { server: Box<Server>, ports: KafkaPorts, listeners: Vec<KafkaListener>, dir: WorkDir },
-    External { brokers: String },
+    fn probe(address: &str) -> Result<(), String> {
+        probe::kafka(address)
+    }
 }
+
+/// A Kafka of our own, or the one of the user's that [`KAFKA_ENV`] names.
+pub type Kafka = Managed<KafkaPorts>;
 
 impl Kafka {
     /// Starts a Kafka on free ports and waits until it is ready; or takes the one named by [`KAFKA_ENV`].
@@ -108,10 +104,13 @@ impl Kafka {
     /// # Errors
     /// If it cannot be fetched, started, or does not get ready; the text has the end of its log.
     pub fn start(options: &KafkaOptions) -> Result<Self> {
-        match std::env::var(KAFKA_ENV) {
-            Ok(brokers) if !brokers.is_empty() => Self::external(brokers),
-            _ => Self::start_own(options),
+        if let Some(kafka) = Self::of_the_user()? {
+            return Ok(kafka);
         }
+        let dist = KafkaDist::fetch(&cache::cache_dir(), &options.progress)?;
+        let free = || KafkaPorts::free(&options.listeners);
+        let launch = |dir: &Path, ports: &KafkaPorts| launch(&dist, dir, ports, options);
+        Self::start_own(options.dir.as_deref(), &options.progress, free, launch)
     }
 
     /// A Kafka of the user's, at `host:port[,host:port...]`. It must answer; it is never signalled.
@@ -119,46 +118,15 @@ impl Kafka {
     /// # Errors
     /// If it does not answer.
     pub fn external(brokers: impl Into<String>) -> Result<Self> {
-        let brokers = brokers.into();
-        probe::kafka(&brokers).map_err(|why| Error::Config {
-            what: KAFKA_ENV,
-            value: brokers.clone(),
-            why,
-        })?;
-        Ok(Self(Arc::new(Inner::External { brokers })))
-    }
-
-    fn start_own(options: &KafkaOptions) -> Result<Self> {
-        let dist = KafkaDist::fetch(&cache::cache_dir(), &options.progress)?;
-        let mut attempt = 1;
-        loop {
-            let dir = match &options.dir {
-                Some(dir) => WorkDir::kept(dir)?,
-                None => WorkDir::temporary()?,
-            };
-            let ports = KafkaPorts::free(options.listeners.len())?;
-            match Server::start(launch(&dist, dir.path(), &ports, options)?) {
-                Ok(server) => {
-                    let (server, listeners) = (Box::new(server), options.listeners.clone());
-                    return Ok(Self(Arc::new(Inner::Ours { server, ports, listeners, dir })));
-                }
-                Err(Error::Exited { log, .. })
-                    if log.contains(BIND_FAILURE) && attempt < PORT_ATTEMPTS_MAX =>
-                {
-                    options.progress.say("Kafka met a taken port; trying others");
-                    attempt += 1;
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        Self::at(brokers.into())
     }
 
     /// `host:port` for `bootstrap.servers`.
     #[must_use]
     pub fn brokers(&self) -> String {
-        match &*self.0 {
-            Inner::Ours { ports, .. } => format!("127.0.0.1:{}", ports.broker.port()),
-            Inner::External { brokers } => brokers.clone(),
+        match self.place() {
+            Ok(ports) => format!("127.0.0.1:{}", ports.broker.port()),
+            Err(brokers) => brokers.to_owned(),
         }
     }
 
@@ -166,81 +134,10 @@ impl Kafka {
     /// none, or if it is the user's Kafka.
     #[must_use]
     pub fn listener(&self, name: &str) -> Option<String> {
-        let Inner::Ours { ports, listeners, .. } = &*self.0 else { return None };
-        let mut both = listeners.iter().zip(&ports.listeners);
-        both.find_map(|(listener, lease)| {
+        let mut listeners = self.place().ok()?.listeners.iter();
+        listeners.find_map(|(listener, lease)| {
             (listener.name == name).then(|| format!("127.0.0.1:{}", lease.port()))
         })
-    }
-
-    /// Process id; none if it does not run or is the user's.
-    #[must_use]
-    pub fn pid(&self) -> Option<i32> {
-        self.server("ask for").ok().and_then(Server::pid)
-    }
-
-    /// Whether the process runs (paused counts). For the user's: whether it answers.
-    #[must_use]
-    pub fn is_running(&self) -> bool {
-        match &*self.0 {
-            Inner::Ours { server, .. } => server.is_running(),
-            Inner::External { brokers } => probe::kafka(brokers).is_ok(),
-        }
-    }
-
-    /// Directory of data, configuration and log; none if it is the user's.
-    #[must_use]
-    pub fn dir(&self) -> Option<&Path> {
-        match &*self.0 {
-            Inner::Ours { dir, .. } => Some(dir.path()),
-            Inner::External { .. } => None,
-        }
-    }
-
-    /// The last `lines` lines of what it printed and of its log; empty if it is the user's.
-    #[must_use]
-    pub fn log_tail(&self, lines: usize) -> String {
-        self.server("read").map(|server| server.launch().log_tail(lines)).unwrap_or_default()
-    }
-
-    /// SIGKILL. When this returns the process is gone; its data stays for [`Kafka::restart`].
-    ///
-    /// # Errors
-    /// [`Error::NotOurs`], [`Error::NotRunning`].
-    pub fn kill_9(&self) -> Result<()> {
-        self.server("kill")?.kill_9()
-    }
-
-    /// SIGSTOP. When this returns the process has stopped: connections stay open and nothing answers.
-    ///
-    /// # Errors
-    /// [`Error::NotOurs`], [`Error::NotRunning`], [`Error::Signal`].
-    pub fn pause(&self) -> Result<()> {
-        self.server("pause")?.pause()
-    }
-
-    /// SIGCONT.
-    ///
-    /// # Errors
-    /// [`Error::NotOurs`], [`Error::NotRunning`], [`Error::Signal`].
-    pub fn resume(&self) -> Result<()> {
-        self.server("resume")?.resume()
-    }
-
-    /// SIGTERM, and SIGKILL if it still runs after 20 s.
-    ///
-    /// # Errors
-    /// [`Error::NotOurs`].
-    pub fn stop(&self) -> Result<Stopped> {
-        Ok(self.server("stop")?.stop(STOP_LIMIT))
-    }
-
-    /// Starts it again on the same ports and data, and waits until it is ready; one that runs is stopped first.
-    ///
-    /// # Errors
-    /// [`Error::NotOurs`], or as [`Kafka::start`].
-    pub fn restart(&self) -> Result<()> {
-        self.server("restart")?.restart(STOP_LIMIT)
     }
 
     /// Aborts transactions of this topic's partitions that nobody will ever end, with Kafka's own tool; returns how many.
@@ -260,7 +157,7 @@ impl Kafka {
             let at = ["--topic", topic, "--partition", &partition];
             let tool = |command, more: &[&str]| {
                 let args = [&[command], &at[..], more].concat();
-                self.tool(&dist, "org.apache.kafka.tools.TransactionsCommand", &args)
+                self.tool(&dist, TRANSACTIONS, &args)
             };
             let described = tool("describe-producers", &[])?;
             // The last column: where its open transaction begins.
@@ -271,6 +168,25 @@ impl Kafka {
             }
         }
         Ok(aborted)
+    }
+
+    /// The state of a transactional id as its coordinator has it: `Ongoing`, `CompleteCommit` and so on.
+    ///
+    /// # Errors
+    /// If Java or Kafka's tools are not there, or the tool fails.
+    pub fn transaction_state(&self, transactional_id: &str) -> Result<String> {
+        const COLUMN: &str = "TransactionState";
+        let dist = KafkaDist::fetch(&cache::cache_dir(), &crate::Progress::default())?;
+        let args = ["describe", "--transactional-id", transactional_id];
+        let table = self.tool(&dist, TRANSACTIONS, &args)?;
+        let mut rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let column = rows.next().and_then(|names| names.iter().position(|name| *name == COLUMN));
+        let state = column.zip(rows.next()).and_then(|(column, row)| row.get(column).copied());
+        state.map(str::to_owned).ok_or_else(|| Error::ToolFailed {
+            command: TRANSACTIONS.to_owned(),
+            status: format!("no {COLUMN} of {transactional_id}"),
+            output: table.clone(),
+        })
     }
 
     /// Deletes the records of a topic's partitions below these offsets, as retention would.
@@ -297,13 +213,6 @@ impl Kafka {
         let mut command = std::process::Command::new(JAVA.find()?);
         command.args(["-XX:TieredStopAtLevel=1", "-cp", &dist.class_path(), class]);
         tools::run(command.args(["--bootstrap-server", &self.brokers()]).args(args))
-    }
-
-    fn server(&self, operation: &'static str) -> Result<&Server> {
-        match &*self.0 {
-            Inner::Ours { server, .. } => Ok(server),
-            Inner::External { .. } => Err(Error::NotOurs { server: NAME, operation, given_by: KAFKA_ENV }),
-        }
     }
 }
 
@@ -358,7 +267,7 @@ fn properties(ports: &KafkaPorts, data: &Path, options: &KafkaOptions) -> String
     let mut listeners = format!("PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}");
     let mut advertised = format!("PLAINTEXT://127.0.0.1:{broker}");
     let mut protocols = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned();
-    for (KafkaListener { name, advertised_port }, lease) in options.listeners.iter().zip(&ports.listeners) {
+    for (KafkaListener { name, advertised_port }, lease) in &ports.listeners {
         listeners += &format!(",{name}://127.0.0.1:{}", lease.port());
         advertised += &format!(",{name}://127.0.0.1:{advertised_port}");
         protocols += &format!(",{name}:PLAINTEXT");
@@ -428,7 +337,7 @@ mod tests {
     use super::*;
 
     fn text(options: &KafkaOptions) -> (KafkaPorts, String) {
-        let ports = KafkaPorts::free(options.listeners.len()).unwrap();
+        let ports = KafkaPorts::free(&options.listeners).unwrap();
         let text = properties(&ports, Path::new("/data"), options);
         (ports, text)
     }
@@ -447,7 +356,9 @@ mod tests {
         let listener = KafkaListener { name: "GATEWAY".to_owned(), advertised_port: 7 };
         let (ports, text) = text(&KafkaOptions { listeners: vec![listener], ..KafkaOptions::default() });
         let line = |key: &str| text.lines().find(|line| line.starts_with(key)).unwrap().to_owned();
-        assert!(line("listeners=").ends_with(&format!(",GATEWAY://127.0.0.1:{}", ports.listeners[0].port())));
+        assert!(
+            line("listeners=").ends_with(&format!(",GATEWAY://127.0.0.1:{}", ports.listeners[0].1.port()))
+        );
         assert!(line("advertised.listeners=").ends_with(",GATEWAY://127.0.0.1:7"));
         assert!(line("listener.security.protocol.map=").ends_with(",GATEWAY:PLAINTEXT"));
     }

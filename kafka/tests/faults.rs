@@ -389,25 +389,37 @@ struct Worker {
 
 impl Worker {
     const RECORDS: i64 = 5;
+    /// What is not decided for so long is never decided.
+    const UNDECIDED: Duration = Duration::from_secs(25);
 
     /// Rounds that are committed, asked from Kafka.
     ///
     /// Kafka that ends at the wrong moment can leave the offsets of a transaction that has ended undecided for ever, with
     /// its records visible: then these say it.
-    fn rounds(&self) -> i64 {
+    fn rounds(&self) -> Result<i64, Hanging> {
         const ANSWER: Duration = Duration::from_secs(5);
-        const UNDECIDED: Duration = Duration::from_secs(25);
         let begin = Instant::now();
         loop {
             match self.member.consumer.committed(slice::from_ref(&self.input), ANSWER) {
-                Ok(found) => return found[0].1.unwrap_or(0),
-                Err(error) if begin.elapsed() < UNDECIDED => assert!(error.is_transient(), "{error}"),
+                Ok(found) => return Ok(found[0].1.unwrap_or(0)),
+                Err(error) if begin.elapsed() < Self::UNDECIDED => assert!(error.is_transient(), "{error}"),
                 Err(_) => break,
             }
         }
-        let visible = i64::try_from(committed_payloads(&self.output).len()).unwrap();
+        let visible = i64::try_from(self.committed()?.len()).unwrap();
         assert_eq!(visible % Self::RECORDS, 0, "a transaction is visible in part");
-        visible / Self::RECORDS
+        Ok(visible / Self::RECORDS)
+    }
+
+    /// What readers of committed records see.
+    fn committed(&self) -> Result<Vec<String>, Hanging> {
+        if settles(&self.output, Self::UNDECIDED) {
+            return Ok(payloads(&self.output, true));
+        }
+        let state = kafka().kafka.transaction_state(&self.id).unwrap();
+        // One that is not complete would be open by our own doing.
+        assert!(state.starts_with("Complete"), "a transaction stays open: {state}, {:#?}", self.met);
+        Err(Hanging)
     }
 
     fn producer(&mut self) -> TransactionalProducer {
@@ -426,10 +438,10 @@ impl Worker {
     }
 
     /// One round; `fault` comes between the sending and the commit.
-    fn round(&mut self, round: i64, fault: &mut Option<impl FnOnce()>) {
+    fn round(&mut self, round: i64, fault: &mut Option<impl FnOnce()>) -> Result<(), Hanging> {
         let mut fault = fault.take();
         let begin = Instant::now();
-        while self.rounds() == round {
+        while self.rounds()? == round {
             assert!(begin.elapsed() < PATIENCE, "round {round} does not end: {:?}", self.met);
             let mut producer = self.producer();
             match self.attempt(&mut producer, round, &mut fault) {
@@ -441,7 +453,8 @@ impl Worker {
                 }
             }
         }
-        assert_eq!(self.rounds(), round + 1);
+        assert_eq!(self.rounds()?, round + 1);
+        Ok(())
     }
 
     fn attempt(
@@ -469,8 +482,19 @@ impl Worker {
     }
 }
 
+/// Kafka takes a transaction for complete and holds its records back all the same: a coordinator that completes it while
+/// the partition has no leader writes no marker (4.3.1). What Kafka does not know any more cannot be tested.
+#[derive(Debug)]
+struct Hanging;
+
 #[test]
 fn transactions_are_stored_once_across_kill_9_of_kafka() {
+    let attempts = (1..=3).map(|_| transactions_across_kill_9());
+    let outcomes: Vec<_> = attempts.take_while(Result::is_err).collect();
+    assert!(outcomes.len() < 3, "Kafka has left a transaction hanging each time");
+}
+
+fn transactions_across_kill_9() -> Result<(), Hanging> {
     let kafka = kafka();
     let (input, output) = (topic("kill-input", 1), topic("kill-output", 1));
     let mut settings = group_settings(&unique("group"), &input);
@@ -516,16 +540,20 @@ fn transactions_are_stored_once_across_kill_9_of_kafka() {
             }
             _ => {}
         };
-        worker.round(round, &mut Some(fault));
+        let ended = worker.round(round, &mut Some(fault));
         for restart in restarts.drain(..) {
             restart.join().unwrap();
         }
+        ended?;
     }
     assert!(!worker.met.is_empty(), "no fault was met");
     let expected: Vec<_> = (0..rounds)
         .flat_map(|round| (0..Worker::RECORDS).map(move |number| format!("{round}-{number}")))
         .collect();
-    assert_eq!(committed_payloads(&worker.output), expected, "{:#?}", worker.met);
+    assert_eq!(worker.committed()?, expected, "{:#?}", worker.met);
+    let state = kafka.kafka.transaction_state(&worker.id).unwrap();
+    assert!(state.ends_with("Commit"), "{state}");
+    Ok(())
 }
 
 /// After a pause this long Kafka's controller has fenced the broker, which then may name no brokers at all; see

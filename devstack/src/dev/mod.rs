@@ -274,7 +274,7 @@ fn kafka_ports(options: &DevOptions, before: Option<&State>) -> Result<KafkaPort
     // Nobody but the broker itself talks to the controller, so its port may be any.
     let controller = PortLease::free(&workdir::port_locks())?;
     if options.free_ports && before.is_none() {
-        return KafkaPorts::free(0);
+        return KafkaPorts::free(&[]);
     }
     let port = before.map_or(options.kafka_port, |state| state.kafka.port);
     Ok(KafkaPorts { broker: PortLease::fixed(port, "Kafka")?, controller, listeners: Vec::new() })
