@@ -20,8 +20,9 @@ use self::kind::Kind;
 use self::load::{Devices, Load, Sent};
 use self::oracle::{Oracle, Verdict};
 use self::site::Site;
+use crate::faults::hands::Seen;
 use crate::faults::node::Node;
-use crate::faults::plan::Round;
+use crate::faults::plan::{Fault, Round};
 use crate::faults::suite::{self, Checked, Outcome, RunOptions, Suite};
 use crate::wait::until;
 
@@ -92,6 +93,10 @@ impl<'s> Suite<'s> for Alerts<'s> {
             self.cancel.is_cancelled() || site.alerters.iter().any(|node| read(node) > 0.0)
         });
         load
+    }
+
+    fn inject(site: &Site, fault: &Fault<Kind>, cancel: &CancellationToken) -> Seen {
+        inject::inject(site, fault, cancel)
     }
 
     fn finish_load(&mut self, load: Load) -> Sent {

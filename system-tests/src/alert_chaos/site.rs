@@ -14,14 +14,10 @@ use penstock_alerter::RuleSet;
 use penstock_devstack::{Kafka, KafkaListener, KafkaOptions, PortLease};
 use penstock_kafka::ClientSettings;
 use tokio::runtime::Runtime;
-use tokio_util::sync::CancellationToken;
 
-use super::inject::inject;
 use super::kind::{ALERTERS_MAX, ALERTERS_MIN, KAFKA_STOP_MS_MAX, Kind};
 use super::load::{DELIVERY_TIMEOUT_MS, key};
-use crate::faults::hands::Seen;
 use crate::faults::node::Node;
-use crate::faults::plan::Fault;
 use crate::faults::proxy::{Proxy, ProxyPort};
 use crate::faults::suite;
 
@@ -175,10 +171,6 @@ impl suite::Site for Site {
 
     fn unexpected(&self) -> &Mutex<Vec<String>> {
         &self.unexpected
-    }
-
-    fn inject(&self, fault: &Fault<Kind>, cancel: &CancellationToken) -> Seen {
-        inject(self, fault, cancel)
     }
 
     fn heal_networks(&self) {

@@ -21,7 +21,8 @@ use self::kind::Kind;
 use self::load::Load;
 use self::oracle::{Oracle, Verdict};
 use self::site::Site;
-use crate::faults::plan::Round;
+use crate::faults::hands::Seen;
+use crate::faults::plan::{Fault, Round};
 use crate::faults::suite::{self, Checked, Outcome, RunOptions, Suite};
 use crate::wait::until;
 
@@ -88,6 +89,10 @@ impl<'s> Suite<'s> for Rows<'s> {
         let load = Load::start(self.runtime, self.site, round.number as u64, devices, rate);
         until("the first acknowledgement", FIRST_ACK, || load.acked() > 0);
         load
+    }
+
+    fn inject(site: &Site, fault: &Fault<Kind>, cancel: &CancellationToken) -> Seen {
+        inject::inject(site, fault, cancel)
     }
 
     fn finish_load(&mut self, load: Load) -> (Arc<Ledger>, Report, u64) {

@@ -10,15 +10,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use penstock_devstack::{ClickHouseOptions, KafkaOptions, PortLease, Stack, StackOptions};
 use tokio::runtime::Runtime;
-use tokio_util::sync::CancellationToken;
 
-use super::inject::inject;
 use super::kind::{Kind, Link, WRITERS_AT_FIRST, WRITERS_MAX};
 use super::networks::{NetworkPorts, Networks};
 use crate::chain::Chain;
-use crate::faults::hands::Seen;
 use crate::faults::node::Node;
-use crate::faults::plan::Fault;
 use crate::faults::suite;
 use crate::wait::until;
 
@@ -166,10 +162,6 @@ impl suite::Site for Site {
 
     fn unexpected(&self) -> &Mutex<Vec<String>> {
         &self.unexpected
-    }
-
-    fn inject(&self, fault: &Fault<Kind>, cancel: &CancellationToken) -> Seen {
-        inject(self, fault, cancel)
     }
 
     fn heal_networks(&self) {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use parking_lot::Mutex;
-use penstock_devstack::{ClickHouse, Kafka, Stopped};
+use penstock_devstack::{Managed, Ports, Stopped};
 use tokio_util::sync::CancellationToken;
 
 use super::node::Node;
@@ -22,65 +22,6 @@ const STOP: Duration = Duration::from_secs(10);
 const TRAFFIC: Duration = Duration::from_secs(60);
 /// What was seen; or why nothing was.
 pub type Seen = Result<String, String>;
-
-/// Kafka or ClickHouse.
-pub trait Server {
-    /// Its process, if it runs.
-    fn pid(&self) -> Option<i32>;
-    /// SIGKILL.
-    ///
-    /// # Errors
-    /// If it does not work.
-    fn kill_9(&self) -> penstock_devstack::Result<()>;
-    /// SIGSTOP.
-    ///
-    /// # Errors
-    /// If it does not work.
-    fn pause(&self) -> penstock_devstack::Result<()>;
-    /// SIGCONT.
-    ///
-    /// # Errors
-    /// If it does not work.
-    fn resume(&self) -> penstock_devstack::Result<()>;
-    /// Shuts it down.
-    ///
-    /// # Errors
-    /// If it does not work.
-    fn stop(&self) -> penstock_devstack::Result<Stopped>;
-    /// Starts it again and waits until it is ready.
-    ///
-    /// # Errors
-    /// If it does not work.
-    fn restart(&self) -> penstock_devstack::Result<()>;
-}
-
-macro_rules! server {
-    ($server:ty) => {
-        impl Server for $server {
-            fn pid(&self) -> Option<i32> {
-                <$server>::pid(self)
-            }
-            fn kill_9(&self) -> penstock_devstack::Result<()> {
-                <$server>::kill_9(self)
-            }
-            fn pause(&self) -> penstock_devstack::Result<()> {
-                <$server>::pause(self)
-            }
-            fn resume(&self) -> penstock_devstack::Result<()> {
-                <$server>::resume(self)
-            }
-            fn stop(&self) -> penstock_devstack::Result<Stopped> {
-                <$server>::stop(self)
-            }
-            fn restart(&self) -> penstock_devstack::Result<()> {
-                <$server>::restart(self)
-            }
-        }
-    };
-}
-
-server!(Kafka);
-server!(ClickHouse);
 
 /// Does the faults that every suite has.
 pub struct Hands<'s> {
@@ -191,7 +132,7 @@ impl Hands<'_> {
     }
 
     /// SIGKILL; starts it again afterwards.
-    pub fn kill_server(&self, server: &dyn Server) -> Seen {
+    pub fn kill_server<P: Ports>(&self, server: &Managed<P>) -> Seen {
         let pid = server.pid().ok_or("it does not run")?;
         server.kill_9().map_err(|error| error.to_string())?;
         let killed = gone(pid);
@@ -201,7 +142,7 @@ impl Hands<'_> {
     }
 
     /// SIGSTOP, then SIGCONT.
-    pub fn stop_server(&self, server: &dyn Server) -> Seen {
+    pub fn stop_server<P: Ports>(&self, server: &Managed<P>) -> Seen {
         let pid = server.pid().ok_or("it does not run")?;
         // Returns when every thread has stopped.
         server.pause().map_err(|error| error.to_string())?;
@@ -216,7 +157,7 @@ impl Hands<'_> {
     }
 
     /// Shuts it down in order, and starts it again.
-    pub fn restart_server(&self, server: &dyn Server) -> Seen {
+    pub fn restart_server<P: Ports>(&self, server: &Managed<P>) -> Seen {
         let begun = Instant::now();
         let stopped = server.stop().map_err(|error| error.to_string())?;
         let ended = begun.elapsed().as_secs_f64();

@@ -96,9 +96,6 @@ pub trait Site: Sync {
     /// What went wrong without a fault that explains it.
     fn unexpected(&self) -> &Mutex<Vec<String>>;
 
-    /// Does a fault from its beginning to its end.
-    fn inject(&self, fault: &Fault<Self::Kind>, cancel: &CancellationToken) -> Seen;
-
     /// No cut and no delay in any network.
     fn heal_networks(&self);
 
@@ -162,7 +159,10 @@ pub trait Suite<'s> {
     /// Starts the load of a round, and waits until it is through.
     fn start_load(&mut self, round: &Round<KindOf<'s, Self>>) -> Self::Load;
 
-    /// Ends it, when everything is healed.
+    /// Does a fault from its beginning to its end, beside others.
+    fn inject(site: &Self::Site, fault: &Fault<KindOf<'s, Self>>, cancel: &CancellationToken) -> Seen;
+
+    /// Ends the load, when everything is healed.
     fn finish_load(&mut self, load: Self::Load) -> Self::Sent;
 
     /// Asks the oracle.
@@ -243,7 +243,7 @@ fn run_watched<'s, S: Suite<'s>>(
     let began = Instant::now();
     let load = suite.start_load(round);
     let injecting = Injecting::new(&mut outcome.injected);
-    timeline::run(&round.faults, cancel, |fault| injecting.note(fault, &site.inject(fault, cancel)));
+    timeline::run(&round.faults, cancel, |fault| injecting.note(fault, &S::inject(site, fault, cancel)));
     let injected_s = began.elapsed().as_secs_f64();
     site.heal();
     let sent = suite.finish_load(load);
