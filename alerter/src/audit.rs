@@ -128,7 +128,8 @@ impl Report {
             if breaches.is_empty() { "each alert is there once" } else { "ALERTS ARE NOT AS THEY MUST BE" };
         writeln!(
             out,
-            "{readings} readings must have raised {expected} alerts, {found} are there, {} breaches: {verdict}",
+            "{readings} readings must have raised {expected} alerts beside those of a silence that lasts, {found} are there, \
+             {} breaches: {verdict}",
             breaches.len()
         )
     }
