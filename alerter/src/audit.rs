@@ -57,16 +57,6 @@ pub enum Breach {
     },
 }
 
-impl Breach {
-    /// The partition of readings whose being whole decides whether it is one; none if it is one in any case.
-    fn partition(&self) -> Option<i32> {
-        match self {
-            Self::Missing(alert) | Self::False(alert) => Some(alert.source_partition),
-            Self::Doubled(..) | Self::Unreadable { .. } => None,
-        }
-    }
-}
-
 impl fmt::Display for Breach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (what, alert) = match self {
@@ -200,25 +190,32 @@ impl Audit {
         }
         let may: BTreeSet<AlertKey> =
             may.iter().map(|raised| key(&raised.alert, raised.low_battery)).collect();
-        let missing = self.must.iter().filter(|(key, _)| !self.found.contains_key(key));
-        let missing = missing.map(|(_, alert)| Breach::Missing(Box::new(alert.clone())));
-        let found = self.found.iter().filter_map(|(key, (alert, times))| {
-            if *times > 1 {
-                return Some(Breach::Doubled(Box::new(alert.clone()), *times));
+        let is_cut = |alert: &DeviceAlert| self.cut.contains(&alert.source_partition);
+        let (mut breaches, mut unsure) = (self.unreadable.clone(), 0);
+        for (_, alert) in self.must.iter().filter(|(key, _)| !self.found.contains_key(key)) {
+            if is_cut(alert) {
+                unsure += 1;
+            } else {
+                breaches.push(Breach::Missing(Box::new(alert.clone())));
             }
+        }
+        for (key, (alert, times)) in &self.found {
             let is_false = !self.must.contains_key(key) && !may.contains(key);
-            is_false.then(|| Breach::False(Box::new(alert.clone())))
-        });
-        let (unsure, sure): (Vec<Breach>, Vec<Breach>) = missing
-            .chain(found)
-            .partition(|breach| breach.partition().is_some_and(|part| self.cut.contains(&part)));
+            if is_false && !is_cut(alert) {
+                breaches.push(Breach::False(Box::new(alert.clone())));
+            } else if *times > 1 {
+                breaches.push(Breach::Doubled(Box::new(alert.clone()), *times));
+            } else if is_false {
+                unsure += 1;
+            }
+        }
         Ok(Report {
             readings: self.readings,
             expected: self.must.len(),
             found: self.found.values().map(|(_, times)| times).sum(),
-            breaches: self.unreadable.iter().cloned().chain(sure).collect(),
+            breaches,
             partitions_cut: self.cut.len(),
-            unsure: unsure.len(),
+            unsure,
         })
     }
 
